@@ -1,0 +1,154 @@
+"""What a finished checkpoint holds: a Hugging Face model folder plus `reasoning.json`.
+
+1. Plain `transformers` loads the folder without this toolkit.
+2. `reasoning.json` (`ReasoningMetadata`) says what plain `transformers` has no field for: the think delimiters, the
+   method and stage, the base model, the budget range it was trained on, good operating points, and where it came from.
+3. Local folders are checked before they are loaded: a missing tokenizer or a truncated safetensors file is named in one
+   sentence instead of failing deep inside a loader. What is not a local folder is left to the Hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import write_json
+from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+METADATA_NAME = "reasoning.json"
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass
+class ReasoningMetadata:
+    """The contents of `reasoning.json`.
+
+    Attributes:
+        method: what made this checkpoint, such as "shortest_correct" or "grpo kimi".
+        stage: life-cycle stage: "pretrain", "sft" or "rl".
+        base_model: Hub id or folder name of the model that training started from; None when it started from scratch.
+        open_text, close_text: the think delimiters as text.
+        latent_steps: thinking steps without tokens; 0 for ordinary models.
+        trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
+        operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
+        data_fingerprint: hash of the training rows.
+        seed: of the training run.
+        versions: packages that made it.
+    """
+
+    method: str
+    stage: str
+    base_model: str | None = None
+    open_text: str = "<think>"
+    close_text: str = "</think>"
+    latent_steps: int = 0
+    trained_budget_range: tuple[int, int] | None = None
+    operating_points: list[dict] = field(default_factory=list)
+    data_fingerprint: str | None = None
+    seed: int | None = None
+    versions: dict[str, str] = field(
+        default_factory=lambda: {name: version(name) for name in ("torch", "transformers", "trl")}
+    )
+
+    def save(self, folder: str | Path) -> None:
+        write_json(Path(folder) / METADATA_NAME, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ReasoningMetadata | None:
+        """Read the metadata of a local checkpoint; None for a model of another making.
+
+        Raises:
+            BadInput: the file is there but is not ours.
+        """
+        path = Path(folder) / METADATA_NAME
+        if not path.is_file():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path}: not a valid {METADATA_NAME} ({error}); restore the file or delete it.") from None
+
+
+def resolve_model(model: str) -> str:
+    """Turn "overthinker" into the folder of the embedded model; leave paths and Hub ids as they are."""
+    embedded = ASSETS / model
+    return str(embedded) if model.isidentifier() and embedded.is_dir() else model
+
+
+def check_checkpoint(model: str) -> None:
+    """Check a local checkpoint folder; a Hub id passes unchecked.
+
+    Raises:
+        BadInput: no config, no tokenizer, no weights, or a safetensors file that is shorter than its header says.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+            raise BadInput(f"{model}: no such checkpoint folder; check the path.")
+        return
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{model}: no config.json, so this is no model folder; name the folder that holds the model.")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        raise BadInput(f"{model}: the checkpoint has no tokenizer; copy tokenizer.json from the base model into it.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights and not any(folder.glob("pytorch_model*.bin")):
+        raise BadInput(f"{model}: the checkpoint has no weights (*.safetensors); the save was cut off, train again.")
+    for path in weights:
+        _check_safetensors(path)
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+        header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if 8 + header_bytes <= size:
+            header = json.loads(stream.read(header_bytes))
+            data_bytes = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"))
+            if 8 + header_bytes + data_bytes == size:
+                return
+    raise BadInput(f"{path}: truncated safetensors file ({size:,} bytes); copy or download it again.")
+
+
+def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer with padding on the left, where decoding needs it."""
+    from transformers import AutoTokenizer
+
+    check_checkpoint(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: str, device: str | None = None, dtype: str | None = None) -> PreTrainedModel:
+    """Load a causal language model for inference.
+
+    Args:
+        model: folder or Hub id.
+        device: "cpu", "cuda", ...; None takes a GPU when there is one.
+        dtype: "float32", "bfloat16", ...; None takes float32 on the CPU and the checkpoint's own on a GPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_checkpoint(model)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device == "cpu" else "auto")
+    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
+
+
+def thinking_format(tokenizer: PreTrainedTokenizerBase, metadata: ReasoningMetadata | None) -> ThinkingFormat:
+    """The delimiters a checkpoint was trained with, or those that its tokenizer shows."""
+    if metadata is None:
+        return ThinkingFormat.from_tokenizer(tokenizer)
+    return ThinkingFormat.from_tokenizer(tokenizer, metadata.open_text, metadata.close_text)

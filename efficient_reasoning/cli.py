@@ -1,0 +1,310 @@
+"""The front door: parses the command line and launches; everything else is behind it.
+
+1. `train` and `data` turn into the program of `recipes/` or `data_tools/` that they name: the exact command is printed
+   and takes over this process, so signals, exit codes and the terminal are its own.
+2. The other commands call one function of one room, imported when the command runs: `--help` imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import efficient_reasoning
+from efficient_reasoning.config import programs, recipe_path, run
+from efficient_reasoning.errors import BadInput
+
+REQUIREMENTS = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "huggingface_hub")
+EXTRAS = {"gym": "reasoning-gym", "math": "math-verify", "fla": "flash-linear-attention", "app": "gradio"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script `efficient-reasoning`."""
+    argv = sys.argv[1:] if argv is None else argv
+    run(lambda: _dispatch(argv))
+
+
+def _dispatch(argv: list[str]) -> None:
+    if argv[:1] == ["train"]:
+        _train(argv[1:])
+    elif argv[:1] == ["data"]:
+        _launch("data_tools", "data METHOD", argv[1:], [sys.executable])
+    else:
+        arguments = _parser().parse_args(argv)
+        arguments.command(arguments)
+
+
+# ---- train, data ----
+
+
+def _train(argv: list[str]) -> None:
+    """Take out the options that say where to run; the rest is the recipe's."""
+    own = _Parser(prog="efficient-reasoning train", add_help=False, allow_abbrev=False)
+    own.add_argument("--num-gpus", "--num_gpus", type=_count)
+    own.add_argument("--hostfile", type=_file)
+    where, rest = own.parse_known_args(argv)
+    launcher = [sys.executable]
+    if where.num_gpus or where.hostfile:
+        launcher = [str(Path(sys.executable).with_name("deepspeed"))]
+        launcher += ["--hostfile", str(where.hostfile)] if where.hostfile else []
+        launcher += ["--num_gpus", str(where.num_gpus)] if where.num_gpus else []
+    _launch("recipes", "train RECIPE", rest, launcher)
+
+
+def _launch(kind: str, usage: str, argv: list[str], launcher: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: efficient-reasoning {usage} --config FILE [--key value ...]\n")
+        for name, path in programs(kind).items():
+            print(f"  {name:<20} {_first_line(path)}")
+        print(f"\n`efficient-reasoning {usage} --help` lists the keys of one.")
+        return
+    command = [*launcher, str(recipe_path(argv[0], kind)), *argv[1:]]
+    if not Path(command[0]).is_file():
+        raise BadInput(f"{command[0]}: no such program; install it with `pip install {Path(command[0]).name}`.")
+    print(shlex.join(command), file=sys.stderr, flush=True)
+    os.execv(command[0], command)
+
+
+def _first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return docstring.splitlines()[0] if docstring else ""
+
+
+# ---- solve, evaluate, compare, publish, env ----
+
+
+def _solve(arguments: argparse.Namespace) -> None:
+    import json
+
+    from tqdm import tqdm
+
+    from efficient_reasoning.files import read_jsonl, write_jsonl
+    from efficient_reasoning.inference import load_reasoner, solve_many
+
+    if (arguments.question is None) == (arguments.file is None):
+        raise BadInput('solve takes a "question" or --file problems.jsonl, one of the two.')
+    rows = list(read_jsonl(arguments.file)) if arguments.file else [{"question": arguments.question}]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("question"), str):
+            raise BadInput(f"{arguments.file}, row {number}: no text under question; every row needs one.")
+    reasoner = load_reasoner(arguments.model)
+    with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
+        solutions = solve_many(
+            reasoner,
+            [row["question"] for row in rows],
+            strategy=arguments.strategy,
+            budget_tokens=arguments.budget_tokens,
+            seeds=range(arguments.seed, arguments.seed + len(rows)),
+            progress=bar.update,
+            **_sampling(arguments),
+        )
+    counted = ("thinking", "truncated", "thinking_tokens", "answer_tokens", "total_tokens")
+    solved = [
+        # `answer` stays the gold answer that it is in a Problem; the solution's is a Trace's `final_answer`.
+        row
+        | {name: getattr(solution, name) for name in counted}
+        | {"final_answer": solution.answer}
+        | {"spend": solution.spend.as_dict()}
+        for row, solution in zip(rows, solutions, strict=True)
+    ]
+    if arguments.out is not None:
+        write_jsonl(arguments.out, solved)
+        print(arguments.out)
+    elif arguments.file is not None:
+        print(*(json.dumps(row, ensure_ascii=False) for row in solved), sep="\n")
+    else:
+        [row] = solved
+        print(row["thinking"].strip(), row["final_answer"].strip(), sep="\n\n")
+        print(
+            "\n{total_tokens} tokens: {thinking_tokens} thinking, {answer_tokens} answer".format(**row),
+            file=sys.stderr,
+        )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.evaluation import evaluate
+    from efficient_reasoning.inference import load_reasoner
+    from efficient_reasoning.problems import load_problems
+
+    problems = [
+        problem
+        for task in arguments.task
+        for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
+    ]
+    folder = evaluate(
+        load_reasoner(arguments.model),
+        problems,
+        strategies=arguments.strategy,
+        budgets=arguments.budgets,
+        samples_per_problem=arguments.samples_per_problem,
+        seed=arguments.seed,
+        out=arguments.out,
+        **_sampling(arguments),
+    )
+    print(folder)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.evaluation import compare
+
+    print(compare(arguments.runs, arguments.out))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.hub import publish
+
+    folder = publish(
+        arguments.run,
+        arguments.model,
+        arguments.repo,
+        dry_run=arguments.dry_run,
+        public=arguments.public,
+        out=arguments.out,
+    )
+    print(folder)
+
+
+def _env(arguments: argparse.Namespace) -> None:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "not installed"
+
+    rows = {
+        "efficient-reasoning": efficient_reasoning.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    rows |= {package: installed(package) for package in REQUIREMENTS}
+    rows |= {f"{package} (extra {extra})": installed(package) for extra, package in EXTRAS.items()}
+    if rows["torch"] != "not installed":
+        import torch
+
+        devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        rows["devices"] = ", ".join(devices) or f"CPU, {torch.get_num_threads()} threads"
+    for name, value in rows.items():
+        print(f"{name:<36} {value}")
+
+
+# ---- the parser ----
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{self.prog}: {message}; `{self.prog} --help` shows how.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    # The rooms check their own arguments; checked here too is what they would see only after a model is loaded.
+    parser = _Parser(prog="efficient-reasoning", description=efficient_reasoning.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=efficient_reasoning.__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands.add_parser("train", help="run a recipe: train RECIPE --config FILE [--num-gpus N] [--key value ...]")
+    commands.add_parser("data", help="run a data tool: data METHOD --config FILE [--key value ...]")
+
+    solve = _command(commands, "solve", _solve, "let a model think about a question, within a budget")
+    solve.add_argument("question", nargs="?", help="the question itself, in quotes")
+    solve.add_argument("--file", type=_file, help="JSONL file of problems instead of one question")
+    solve.add_argument("--out", type=Path, help="JSONL file for what was solved (default: print it)")
+    solve.add_argument("--model", required=True, help="folder or Hub id")
+    solve.add_argument("--strategy", default="budget-forcing", help="inference strategy (default: %(default)s)")
+    solve.add_argument("--budget-tokens", type=_count, help="most tokens to decode (default: no limit)")
+    _add_sampling(solve)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "measure accuracy against tokens")
+    evaluate.add_argument("--model", required=True, help="folder or Hub id")
+    evaluate.add_argument(
+        "--task", required=True, type=_names, help="T[,T] of sums, heads_and_legs, gym:NAME, file:PATH"
+    )
+    evaluate.add_argument("--strategy", default="budget-forcing", type=_names, help="S[,S] (default: %(default)s)")
+    evaluate.add_argument(
+        "--budgets", default="none", type=_budgets, help="such as 64,128,none (default: %(default)s)"
+    )
+    evaluate.add_argument("--num-problems", default=500, type=_count, help="of each task (default: %(default)s)")
+    evaluate.add_argument("--samples-per-problem", default=1, type=_count, help="(default: %(default)s)")
+    evaluate.add_argument("--out", required=True, type=Path, help="folder of the run")
+    _add_sampling(evaluate)
+
+    compare = _command(commands, "compare", _compare, "put runs of evaluate side by side")
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
+    compare.add_argument("--out", type=Path, help="folder for the table and the curve")
+
+    publish = _command(commands, "publish", _publish, "upload a model with its card and curve to the Hub")
+    publish.add_argument("run", metavar="RUN", type=_folder, help="folder that evaluate wrote for this model")
+    publish.add_argument("--model", required=True, help="the checkpoint: folder, or overthinker")
+    publish.add_argument("--repo", required=True, help="ORG/NAME on the Hub")
+    publish.add_argument("--dry-run", action="store_true", help="write the folder that would go up, and stop")
+    publish.add_argument("--out", type=Path, help="where --dry-run writes it")
+    publish.add_argument("--public", action="store_true", help="make the repository public (default: private)")
+
+    _command(commands, "env", _env, "print versions, devices and extras")
+    return parser
+
+
+def _command(commands, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temperature", default=0.6, type=_at_least(0, float), help="0 is greedy (default: 0.6)")
+    parser.add_argument("--top-p", default=0.95, type=_at_least(0, float), help="nucleus (default: %(default)s)")
+    parser.add_argument("--top-k", default=20, type=_at_least(0, int), help="0 is off (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", default=512, type=_count, help="of one chain (default: %(default)s)")
+    parser.add_argument("--seed", default=0, type=_at_least(0, int), help="(default: %(default)s)")
+
+
+def _sampling(arguments: argparse.Namespace) -> dict[str, float]:
+    return {name: getattr(arguments, name) for name in ("temperature", "top_p", "top_k", "max_new_tokens")}
+
+
+def _at_least(minimum: int, kind: type) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = minimum - 1
+        if not minimum <= number < float("inf"):
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} of at least {minimum}")
+        return number
+
+    return read
+
+
+_count = _at_least(1, int)
+
+
+def _budgets(text: str) -> list[int | None]:
+    return [None if word == "none" else _count(word) for word in text.split(",")]
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _existing(kind: str, exists: Callable[[Path], bool]) -> Callable[[str], Path]:
+    def read(text: str) -> Path:
+        if not exists(Path(text)):
+            raise argparse.ArgumentTypeError(f"{text}: no such {kind}")
+        return Path(text)
+
+    return read
+
+
+_file, _folder = _existing("file", Path.is_file), _existing("folder", Path.is_dir)
+
+
+if __name__ == "__main__":
+    main()

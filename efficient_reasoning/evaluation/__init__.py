@@ -1,0 +1,24 @@
+"""Evaluation: accuracy joined with tokens, with intervals, as a folder that can be resumed, compared and published.
+
+`evaluate` and `compare` share their names with the modules they live in. A name that loads on first use would turn
+into the module as soon as anyone imported it, so the functions are bound here, now; torch, transformers and matplotlib
+load when they are first used.
+"""
+
+from __future__ import annotations
+
+from efficient_reasoning.evaluation.compare import Comparison, compare
+from efficient_reasoning.evaluation.curve import draw_curve
+from efficient_reasoning.evaluation.evaluate import evaluate
+from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
+
+__all__ = [
+    "Comparison",
+    "Interval",
+    "bootstrap",
+    "compare",
+    "draw_curve",
+    "evaluate",
+    "paired_bootstrap",
+    "paired_ratio",
+]

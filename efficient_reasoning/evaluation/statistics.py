@@ -1,0 +1,162 @@
+"""Intervals for what we measure: a bootstrap that draws problems, not samples.
+
+1. Several samples of one problem share its difficulty, so they are drawn together: a *cluster* is a problem. Samples
+   of several training seeds share the luck of their seed: pass `seeds`, and problems and seeds are drawn independently
+   of each other, the weight of a cell being the product of both (the pigeonhole bootstrap, Owen 2007,
+   doi 10.1214/07-AOAS122). With S seeds the variance between seeds comes out too small by the factor (S-1)/S, so three
+   seeds prove less than their interval says.
+2. Every mean is a ratio of two sums, sum(w * values) / sum(w * counts), so a resample is a row of integer weights and
+   all of them are one matrix product: weights (R, C) @ sums (C, K).
+3. Two arms are compared on the same problems with the same weights. What is hard for both cancels in the difference,
+   which makes the interval several times narrower than two separate ones.
+4. The bootstrap cannot see what never happened: 500 of 500 correct would give [1, 1]. A *share* that is unanimous
+   takes the exact binomial bound p with p^C = (1 - level) / 2 instead: for 500 problems [0.9926, 1].
+
+Legend: N values, C clusters (problems), S seeds, K columns, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_CHUNK_WEIGHTS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured mean and the ends of its interval, all in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    values: Sequence[float],
+    clusters: Sequence,
+    *,
+    seeds: Sequence | None = None,
+    share: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval of a mean, clustered (Efron 1979; clusters: Field & Welsh 2007).
+
+    Args:
+        values: (N,) one number a sample.
+        clusters: (N,) the problem of each sample.
+        seeds: (N,) the training seed of each sample, when there are several.
+        share: the values are shares in [0, 1], such as correct or not (point 4 above).
+        resamples: number R of draws.
+        seed: of the draws; the same seed gives the same draws for the same number of clusters.
+        level: coverage of the interval.
+    """
+    means, draws, num_clusters = _resample([values], clusters, seeds, resamples, seed)
+    interval = _percentiles(means[0], draws[:, 0], level)
+    if share and means[0] in (0.0, 1.0):
+        miss = _unseen_share(num_clusters, level)
+        return Interval(means[0], max(0.0, means[0] - miss), min(1.0, means[0] + miss))
+    return interval
+
+
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence,
+    *,
+    seeds: Sequence | None = None,
+    share: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval of mean(b) - mean(a), where a[i] and b[i] belong to the same problem `clusters[i]`.
+
+    The arguments are those of `bootstrap`.
+    """
+    means, draws, num_clusters = _resample([a, b], clusters, seeds, resamples, seed)
+    interval = _percentiles(means[1] - means[0], draws[:, 1] - draws[:, 0], level)
+    if share and np.array_equal(a, b):
+        miss = _unseen_share(num_clusters, level)
+        return Interval(0.0, -miss, miss)
+    return interval
+
+
+def paired_ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence,
+    *,
+    seeds: Sequence | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Percentile interval of sum(b) / sum(a) - 1, the relative change: -0.4 is 40 % fewer tokens.
+
+    The arguments are those of `paired_bootstrap`, whose draws it shares; the sum of `a` must be above zero.
+    """
+    means, draws, _ = _resample([a, b], clusters, seeds, resamples, seed)
+    return _percentiles(means[1] / means[0] - 1, draws[:, 1] / draws[:, 0] - 1, level)
+
+
+def _resample(
+    columns: Sequence[Sequence[float]], clusters: Sequence, seeds: Sequence | None, resamples: int, seed: int
+) -> tuple[list[float], np.ndarray, int]:
+    """Means of K columns, their (R, K) resampled means, and the number of clusters."""
+    values = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])  # (N, K)
+    cluster_names, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    seed_names, column_of = np.unique(
+        np.zeros(len(values)) if seeds is None else np.asarray(seeds), return_inverse=True
+    )
+    if not len(values) == len(cluster) == len(column_of) > 0:
+        raise ValueError(f"{len(values)} values, {len(cluster)} clusters and {len(column_of)} seeds do not pair up.")
+    shape = (len(cluster_names), len(seed_names), values.shape[1] + 1)
+    sums = np.zeros(shape)  # (C, S, K + 1), the last column counts
+    np.add.at(sums, (cluster, column_of), np.column_stack([values, np.ones(len(values))]))
+
+    weights = _draw_weights(shape[0], resamples, seed)  # (R, C)
+    seed_weights = _draw_weights(shape[1], resamples, seed + 1)  # (R, S), all ones when there is one seed
+    totals = np.empty((resamples, shape[2]))
+    rows = max(1, _CHUNK_WEIGHTS // shape[0])
+    for start in range(0, resamples, rows):
+        part = slice(start, start + rows)
+        per_seed = weights[part].astype(np.float64) @ sums.reshape(shape[0], -1)  # (rows, S * (K + 1))
+        totals[part] = np.einsum("rs,rsk->rk", seed_weights[part], per_seed.reshape(-1, *shape[1:]))
+    return values.mean(axis=0).tolist(), totals[:, :-1] / totals[:, -1:], shape[0]
+
+
+@lru_cache(maxsize=4)
+def _draw_weights(num_clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each of C clusters is drawn in each of R draws of C with replacement: (R, C) of uint8.
+
+    Weights know nothing of the values, so every interval of a table reuses them (8,000 problems: 80 MB, 1.4 s).
+    A cluster that is drawn more than 255 times does not occur: the count is Poisson(1).
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, num_clusters), dtype=np.uint8)
+    rows = max(1, _CHUNK_WEIGHTS // num_clusters)
+    for start in range(0, resamples, rows):
+        part = weights[start : start + rows]
+        drawn = rng.integers(num_clusters, size=part.shape)
+        drawn += np.arange(len(part))[:, None] * num_clusters
+        part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
+    weights.flags.writeable = False
+    return weights
+
+
+def _percentiles(mean: float, draws: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(mean), float(low), float(high))
+
+
+def _unseen_share(num_clusters: int, level: float) -> float:
+    """The largest share of problems that C of them may all miss with probability (1 - level) / 2."""
+    return 1 - ((1 - level) / 2) ** (1 / num_clusters)

@@ -1,0 +1,101 @@
+"""Files that are whole or absent, and JSON lines that name their own mistakes.
+
+1. Whatever is written goes to a temporary name beside its target and is renamed when it is complete and on the disk:
+   a full disk, a Ctrl-C or a kill leaves the old file, or none, never half of one.
+2. JSONL is streamed. A line that is not an object is reported by file and number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+from efficient_reasoning.errors import BadInput
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary file for writing that becomes `path` when the block ends without an exception."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path`, replacing what was there, when the block ends without an exception."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            # A folder cannot be replaced in one step; the old one steps aside, so that an interruption loses neither.
+            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_jsonl(path: str | Path) -> Iterator[dict]:
+    """Yield the objects of a JSONL file one by one; blank lines are skipped.
+
+    Raises:
+        BadInput: the file is missing, or a line of it is not a JSON object (its number is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file; check the path.")
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}, line {number}: not valid JSON ({error.msg}); fix or remove the line.") from None
+            if not isinstance(row, dict):
+                raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+            yield row
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
+    """Write rows to a JSONL file, whole or not at all, and return how many there were."""
+    count = 0
+    with atomic_file(path) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write one indented JSON document, whole or not at all."""
+    with atomic_file(path) as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=2)
+        stream.write("\n")

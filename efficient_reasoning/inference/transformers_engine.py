@@ -1,0 +1,186 @@
+"""Batched decoding of any transformers model that keeps a key-value cache.
+
+1. Requests are sorted by prompt length and decoded in batches, padded on the left.
+2. Keys and values live in buffers with spare room, so that a step writes one column instead of copying the cache.
+3. Rows that have finished leave the batch as soon as a quarter of it is idle.
+4. Every request samples with its own generator: its tokens do not depend on its neighbours.
+
+Greedy tokens equal `model.generate`, which a test holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from efficient_reasoning.inference.engine import Completion, Request
+from efficient_reasoning.inference.ledger import Ledger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Legend: B rows of a batch, P longest prompt, T columns of the cache, V vocabulary, K candidates kept by top-k.
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer that grows by blocks of columns and otherwise writes in place."""
+
+    BLOCK = 64
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.length = 0
+        end = self.length + key_states.shape[-2]
+        if self.length == 0 or end > self.room_keys.shape[-2] or len(key_states) != len(self.room_keys):
+            self.room_keys = self._with_room(self.keys, key_states, end)
+            self.room_values = self._with_room(self.values, value_states, end)
+        self.room_keys[..., self.length : end, :] = key_states
+        self.room_values[..., self.length : end, :] = value_states
+        self.length = end
+        self.keys, self.values = self.room_keys[..., :end, :], self.room_values[..., :end, :]
+        return self.keys, self.values
+
+    def _with_room(self, old: torch.Tensor, like: torch.Tensor, end: int) -> torch.Tensor:
+        columns = -(-end // self.BLOCK) * self.BLOCK
+        room = like.new_empty(*like.shape[:-2], columns, like.shape[-1])
+        if self.length:
+            room[..., : self.length, :] = old
+        return room
+
+
+class TransformersEngine:
+    """Decodes with a transformers causal language model, on whatever device it is.
+
+    Args:
+        model: in eval mode.
+        eos_ids: token ids that end a completion.
+        pad_id: fills the left of shorter prompts; never attended to.
+        batch_size: rows decoded together.
+    """
+
+    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], pad_id: int, batch_size: int = 256):
+        self.model = model
+        self.eos_ids = eos_ids
+        self.pad_id = pad_id
+        self.batch_size = batch_size
+
+    def generate(
+        self, requests: Sequence[Request], progress: Callable[[int], None] | None = None
+    ) -> list[Completion]:
+        completions: dict[int, Completion] = {}
+        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            completions.update(zip(indices, self._decode([requests[index] for index in indices], progress), strict=True))
+        return [completions[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _decode(self, requests: list[Request], progress: Callable[[int], None] | None) -> list[Completion]:
+        began = time.perf_counter()
+        device = self.model.device
+        longest = max(len(request.prompt_ids) for request in requests)
+        input_ids = torch.full((len(requests), longest), self.pad_id)  # (B, P)
+        mask = torch.zeros(len(requests), longest, dtype=torch.long)  # (B, P)
+        for row, request in enumerate(requests):
+            input_ids[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, longest - len(request.prompt_ids) :] = 1
+        input_ids, mask = input_ids.to(device), mask.to(device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, P)
+        sampler = _Sampler(requests, device)
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        decoded: list[list[int]] = [[] for _ in requests]
+        finished = [False] * len(requests)
+        alive = list(range(len(requests)))  # request of each row of the batch
+        done = torch.zeros(len(requests), dtype=torch.bool)
+
+        for step in range(max(request.max_new_tokens for request in requests)):
+            logits = self.model(
+                input_ids=input_ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # (B, V)
+            tokens = sampler.draw(logits, step)  # (B,)
+            for row, token in enumerate(tokens.tolist()):
+                index = alive[row]
+                if done[row]:
+                    continue
+                decoded[index].append(token)
+                finished[index] = token in self.eos_ids
+                done[row] = finished[index] or len(decoded[index]) == requests[index].max_new_tokens
+                if done[row] and progress is not None:
+                    progress(1)
+            if done.all():
+                break
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            input_ids = tokens[:, None]
+            if done.float().mean() >= 0.25:
+                keep = (~done).nonzero()[:, 0]
+                alive = [alive[row] for row in keep.tolist()]
+                done = done[keep]
+                keep = keep.to(device)
+                cache.batch_select_indices(keep)
+                sampler.select(keep)
+                input_ids, mask, positions = input_ids[keep], mask[keep], positions[keep]
+
+        executed = sum(len(request.prompt_ids) for request in requests) + sum(map(len, decoded))
+        seconds_per_token = (time.perf_counter() - began) / executed
+        return [
+            Completion(ids, ended, self._spend(request, ids, seconds_per_token))
+            for request, ids, ended in zip(requests, decoded, finished, strict=True)
+        ]
+
+    @staticmethod
+    def _spend(request: Request, ids: list[int], seconds_per_token: float) -> Ledger:
+        prompt_tokens = len(request.prompt_ids)
+        return Ledger(
+            requests=1,
+            prompt_tokens=prompt_tokens,
+            computed_prompt_tokens=prompt_tokens,
+            decoded_tokens=len(ids),
+            seconds=seconds_per_token * (prompt_tokens + len(ids)),
+        )
+
+
+class _Sampler:
+    """Draws each row's next token from its own stream of uniform numbers, by inverting the cumulative distribution."""
+
+    def __init__(self, requests: list[Request], device: torch.device):
+        steps = max(request.max_new_tokens for request in requests)
+        self.uniform = torch.stack(
+            [torch.rand(steps, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
+        ).to(device)  # (B, steps)
+        settings = [request.sampling for request in requests]
+        # A temperature of zero means the best candidate; dividing by one keeps the row finite until it is picked.
+        self.greedy = torch.tensor([setting.temperature == 0 for setting in settings], device=device)
+        self.temperature = torch.tensor([setting.temperature or 1.0 for setting in settings], device=device)
+        self.top_p = torch.tensor([setting.top_p for setting in settings], device=device)
+        self.top_k = torch.tensor([setting.top_k or 2**31 - 1 for setting in settings], device=device)
+        self.candidates = max(setting.top_k or 2**31 - 1 for setting in settings)
+
+    def select(self, keep: torch.Tensor) -> None:
+        for name in ("uniform", "greedy", "temperature", "top_p", "top_k"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
+        """Next token of each row. logits: (B, V) -> (B,)"""
+        scaled = logits.float() / self.temperature[:, None]
+        values, tokens = scaled.topk(min(self.candidates, scaled.shape[-1]))  # (B, K), best first
+        rank = torch.arange(values.shape[-1], device=values.device)
+        probabilities = values.masked_fill(rank >= self.top_k[:, None], -torch.inf).softmax(-1)
+        cumulative = probabilities.cumsum(-1)
+        # A candidate stays while those before it hold less than top_p; the best one always does.
+        probabilities = probabilities.masked_fill(cumulative - probabilities >= self.top_p[:, None], 0.0)
+        cumulative = probabilities.cumsum(-1)
+        threshold = self.uniform[:, step, None] * cumulative[:, -1:]
+        place = (cumulative <= threshold).sum(-1).clamp(max=values.shape[-1] - 1)
+        return tokens.gather(1, place.masked_fill(self.greedy, 0)[:, None])[:, 0]

@@ -1,0 +1,77 @@
+"""Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers.py`.
+
+1. Built-in families (`sums`, `heads_and_legs`) draw without end and write their own worked chains; `mixed` draws from
+   both in turn. They are split *by problem*: a hash of the problem decides between train, validation and test, so that
+   no draw with any seed can carry a test problem into training.
+2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Literal
+
+from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.problems import heads_and_legs, sums
+
+Split = Literal["train", "validation", "test"]
+FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs}
+_MIXED = "mixed"
+
+
+def split_of(key: str) -> Split:
+    """80 % of all problems are for training, 10 % for validation, 10 % for testing."""
+    bucket = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
+    """Draw distinct problems of a built-in family without end.
+
+    `mixed` takes the families in turn. A family that runs dry would loop for ever, so callers draw far fewer problems
+    than a family has (heads_and_legs: about 45,000 farms).
+    """
+    families = list(FAMILIES.items()) if task == _MIXED else [(task, FAMILIES[task])]
+    rngs = {name: random.Random(f"{name}/{split}/{seed}") for name, _ in families}
+    seen: set[str] = set()
+    while True:
+        for name, family in families:
+            while True:
+                problem = family.draw(rngs[name])
+                key = family.split_key(problem)
+                if split_of(key) == split and problem["question"] not in seen:
+                    break
+            seen.add(problem["question"])
+            digest = hashlib.blake2b(problem["question"].encode(), digest_size=6).hexdigest()
+            yield {"id": f"{name}-{digest}", **problem}
+
+
+def load_problems(task: str, split: Split = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
+    """Load problems by the name of their source.
+
+    Args:
+        task: "sums", "heads_and_legs", "mixed", "gym:NAME", "file:PATH" or "hub:NAME".
+        split: for the built-in families a part of the problem space; for `hub:` the split's name.
+        num_problems: how many at most; a file or Hub data set gives its first ones.
+        seed: of the draw; ignored for files and the Hub.
+
+    Raises:
+        BadInput: unknown source, missing file, missing columns.
+    """
+    if num_problems < 1:
+        raise BadInput(f"num_problems is {num_problems}; ask for at least one problem.")
+    kind, colon, name = task.partition(":")
+    if colon:
+        from efficient_reasoning.problems import adapters
+
+        sources = {"gym": adapters.from_gym, "file": adapters.from_file, "hub": adapters.from_hub}
+        if kind not in sources:
+            raise BadInput(f"Unknown kind of task {kind!r} in {task!r}{near(kind, sources)}")
+        return sources[kind](name, split=split, num_problems=num_problems, seed=seed)
+    if task not in (*FAMILIES, _MIXED):
+        raise BadInput(f"Unknown task {task!r}{near(task, [*FAMILIES, _MIXED, 'gym:NAME', 'file:PATH', 'hub:NAME'])}")
+    draws = draw_problems(task, split, seed)
+    return [next(draws) for _ in range(num_problems)]

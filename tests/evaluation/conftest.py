@@ -1,0 +1,75 @@
+"""A reasoner without a model: what it answers follows from its seed, its skill and its budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from efficient_reasoning import inference
+from efficient_reasoning.evaluation import summary
+from efficient_reasoning.inference.ledger import Ledger
+
+
+@pytest.fixture
+def problems() -> list[dict]:
+    """40 sums of three difficulties, with floors."""
+    return [
+        {
+            "id": f"sum-{i}",
+            "question": f"Compute {i} + {i}.",
+            "answer": str(2 * i),
+            "task": "numeric",
+            "difficulty": 3 + i % 3,
+            "metadata": {"family": "sums", "floor_tokens": 10 + i % 3},
+        }
+        for i in range(40)
+    ]
+
+
+class FakeReasoner(SimpleNamespace):
+    """`skill` is the share of correct answers without a budget; `thinking_tokens` the mean length of its thoughts."""
+
+    def __init__(self, name: str = "fake", skill: float = 0.9, thinking_tokens: int = 60):
+        super().__init__(name=name, metadata=None, skill=skill, thinking_tokens=thinking_tokens, calls=[])
+
+    def solve(self, question: str, budget: int | None, seed: int) -> SimpleNamespace:
+        wanted = self.thinking_tokens + seed % 11 - 5
+        thinking = wanted if budget is None else min(wanted, budget - 3)
+        luck = seed / 2**31
+        correct = luck < self.skill * thinking / wanted
+        total = int(question.split()[1]) * 2
+        answer = "" if luck > 0.995 else str(total if correct else total + 1)
+        return SimpleNamespace(
+            answer=answer,
+            thinking="so " * thinking,
+            prompt_ids=[1],
+            completion_ids=list(range(thinking + 3)),
+            truncated=False,
+            forced_close=thinking < wanted,
+            thinking_tokens=thinking,
+            answer_tokens=1,
+            total_tokens=thinking + 3,
+            spend=Ledger(requests=1, prompt_tokens=1, decoded_tokens=thinking + 4, seconds=0.01),
+        )
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Runs without their curve.png, which takes longer to draw than a fake run takes to make."""
+    monkeypatch.setattr(summary, "draw_curve", lambda summaries, path, title: None)
+
+
+@pytest.fixture
+def fake_reasoner(monkeypatch) -> Callable[..., FakeReasoner]:
+    """`fake_reasoner(name=..., skill=...)`, which `inference.solve_many` understands for this test."""
+
+    def solve_many(reasoner, questions: Sequence[str], *, strategy, budget_tokens, seeds, progress, **sampling):
+        reasoner.calls.append((strategy, budget_tokens, list(questions), list(seeds), sampling))
+        progress(len(questions))
+        return [reasoner.solve(question, budget_tokens, seed) for question, seed in zip(questions, seeds, strict=True)]
+
+    monkeypatch.setattr(inference, "solve_many", solve_many, raising=False)
+    monkeypatch.setattr(inference, "get_strategy", lambda name: name, raising=False)
+    return FakeReasoner

@@ -1,0 +1,153 @@
+"""The comparison: paired, on the same problems, and saying which is better only when it is."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.evaluation import Interval, compare, evaluate
+from efficient_reasoning.evaluation.compare import _mark
+from efficient_reasoning.files import read_jsonl
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+@pytest.fixture
+def runs(problems, fake_reasoner, tmp_path):
+    """base: thinks for 60 tokens; concise: for 30, as right as base; careless: for 30, often wrong."""
+    arms = {"base": (0.9, 60), "concise": (0.9, 30), "careless": (0.3, 30)}
+    return {
+        name: evaluate(
+            fake_reasoner(name, skill, tokens),
+            problems,
+            budgets=(None, 32),
+            samples_per_problem=4,
+            out=tmp_path / name,
+        )
+        for name, (skill, tokens) in arms.items()
+    }
+
+
+def rows_of(comparison) -> dict:
+    return {(row.run, row.budget_tokens): row for row in comparison.rows}
+
+
+def test_changes_are_those_of_the_samples(runs):
+    comparison = compare([runs["base"], runs["concise"]])
+    row = rows_of(comparison)["concise", None]
+    means = {
+        name: [
+            np.mean(
+                [sample[key] for sample in read_jsonl(runs[name] / "samples.jsonl") if not sample["budget_tokens"]]
+            )
+            for key in ("correct", "total_tokens")
+        ]
+        for name in ("base", "concise")
+    }
+    assert row.accuracy_change.mean == pytest.approx(means["concise"][0] - means["base"][0])
+    assert row.tokens_change.mean == pytest.approx(means["concise"][1] / means["base"][1] - 1)
+    assert row.tokens_change.low < row.tokens_change.mean < row.tokens_change.high < -0.4
+    assert rows_of(comparison)["base", None].accuracy_change is None
+
+
+def test_marks_say_better_worse_or_no_loss(runs):
+    rows = rows_of(compare([runs["base"], runs["concise"], runs["careless"]]))
+    assert rows["concise", 32].mark == "+"  # 30 tokens of thinking fit into the budget, 60 do not
+    assert rows["careless", None].mark == "-"
+    # The same luck decides both: not one of 40 problems differs, which still leaves 9 points of doubt.
+    assert rows["concise", None].accuracy_change.mean == 0
+    assert rows["concise", None].mark == "?"
+    assert rows["concise", None].accuracy_change.low == pytest.approx(0.025 ** (1 / 40) - 1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "mark"),
+    [
+        (0.001, 0.02, "+"),
+        (-0.02, -0.001, "-"),
+        (-0.01, 0.0, "="),
+        (-0.0101, 0.0, "?"),
+        (0.7 - 0.71, 0.1 + 0.2 - 0.3, "="),  # -0.01 and 0 but for the last bit
+        (0.1 + 0.2 - 0.3, 0.01, "="),
+    ],
+)
+def test_the_limits_of_the_marks(low, high, mark):
+    assert _mark(Interval(0.0, low, high)) == mark
+
+
+def test_the_removable_share_measures_against_the_floor(runs):
+    rows = rows_of(compare([runs["base"], runs["concise"]]))
+    base, ours = (rows[name, None].total_tokens.mean for name in ("base", "concise"))
+    floor = np.mean([10 + i % 3 for i in range(40)])
+    assert rows["concise", None].removable_share == pytest.approx((base - ours) / (base - floor))
+
+
+def test_without_floors_there_is_no_removable_share(problems, fake_reasoner, tmp_path):
+    bare = [{key: value for key, value in problem.items() if key != "metadata"} for problem in problems]
+    folders = [evaluate(fake_reasoner(name), bare, out=tmp_path / name) for name in ("a", "b")]
+    assert [row.removable_share for row in compare(folders).rows] == [None, None]
+
+
+def test_runs_with_different_numbers_of_samples_pair_by_problem(problems, fake_reasoner, runs, tmp_path):
+    fewer = evaluate(fake_reasoner("base", 0.9, 60), problems, samples_per_problem=2, out=tmp_path / "fewer")
+    comparison = compare([runs["base"], fewer])
+    row = rows_of(comparison)["fewer", None]
+    assert row.tokens_change.mean == pytest.approx(row.total_tokens.mean / comparison.rows[0].total_tokens.mean - 1)
+    assert comparison.remarks == ["Note: the runs differ in samples_per_problem (4, 2)."]
+
+
+def test_a_point_the_baseline_lacks_is_shown_without_a_change(problems, fake_reasoner, runs, tmp_path):
+    extra = evaluate(fake_reasoner("base", 0.9, 60), problems, budgets=(16,), out=tmp_path / "extra")
+    row = compare([runs["base"], extra]).rows[-1]
+    assert (row.budget_tokens, row.accuracy_change, row.mark) == (16, None, "")
+
+
+def test_other_problems_are_refused_by_name(problems, fake_reasoner, runs, tmp_path):
+    fewer = evaluate(fake_reasoner(), problems[:-2], out=tmp_path / "fewer")
+    with pytest.raises(BadInput, match=r"2 of .*base are not in .*fewer, such as sum-38"):
+        compare([runs["base"], fewer])
+    edited = evaluate(fake_reasoner(), [{**problems[0], "answer": "5"}, *problems[1:]], out=tmp_path / "edited")
+    with pytest.raises(BadInput, match="problem sum-0 has another question, answer or task"):
+        compare([runs["base"], edited])
+
+
+def test_unfinished_and_missing_runs_are_refused(runs, tmp_path):
+    (runs["concise"] / "summary.json").unlink()
+    with pytest.raises(BadInput, match="repeat its command to finish it"):
+        compare([runs["base"], runs["concise"]])
+    with pytest.raises(BadInput, match="check the path"):
+        compare([runs["base"], tmp_path / "nowhere"])
+    with pytest.raises(BadInput, match="named twice"):
+        compare([runs["base"], runs["base"]])
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_reasoner, tmp_path):
+    folders = [evaluate(fake_reasoner(), problems, out=tmp_path / seed / "run") for seed in ("seed0", "seed1")]
+    assert [row.run for row in compare(folders).rows] == ["seed0/run", "seed1/run"]
+
+
+def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
+    comparison = compare(list(runs.values()), out=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "compare.json",
+        "compare.csv",
+        "table.md",
+        "curve.png",
+    }
+    lines = comparison.table().splitlines()
+    assert lines[0].split()[:3] == ["run", "strategy", "budget"]
+    assert len({line.index("budget-forcing") for line in lines[2:8]}) == 1
+    row = rows_of(comparison)["concise", 32]
+    concise = next(line for line in lines if line.startswith("concise") and "32 tokens" in line)
+    assert f"{100 * row.accuracy_change.mean:+.1f} [" in concise and concise.split("]")[1].split()[0] != ""
+    markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert {line.count("|") for line in markdown[:8]} == {9}
+    saved = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
+    assert [entry["accuracy"]["mean"] for entry in saved] == [entry.accuracy.mean for entry in comparison.rows]
+    with open(tmp_path / "out" / "compare.csv", newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert table[0]["accuracy_change"] == "" and float(table[-1]["accuracy_change"]) < 0

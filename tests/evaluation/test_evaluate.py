@@ -1,0 +1,220 @@
+"""A run is a folder: complete, resumable, reproducible, and clean enough to publish."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from efficient_reasoning.checkpoint import ReasoningMetadata
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.evaluation import evaluate
+from efficient_reasoning.evaluation.evaluate import sample_seed
+from efficient_reasoning.files import read_jsonl
+
+FILES = {"samples.jsonl", "summary.json", "curve.csv", "curve.png", "config.yaml", "environment.json"}
+
+
+def read_samples(run: Path) -> list[dict]:
+    return list(read_jsonl(run / "samples.jsonl"))
+
+
+def keys(samples: list[dict]) -> list[tuple]:
+    return [(row["strategy"], row["budget_tokens"], row["id"], row["sample_index"]) for row in samples]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(sys.modules["efficient_reasoning.evaluation.evaluate"], "CHUNK_REQUESTS", 16)
+
+
+def test_a_run_is_the_folder_of_the_contract(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(), problems, budgets=(None, 32), samples_per_problem=2, out=tmp_path / "a run")
+    assert {path.name for path in run.iterdir()} == FILES
+    samples = read_samples(run)
+    assert len(samples) == len(set(keys(samples))) == 2 * 2 * 40
+
+    summary = json.loads((run / "summary.json").read_text())
+    unlimited, limited = summary["points"]
+    own = [row for row in samples if row["budget_tokens"] is None]
+    total = [row["total_tokens"] for row in own]
+    assert (unlimited["n"], unlimited["n_problems"]) == (80, 40)
+    assert unlimited["accuracy"]["mean"] == pytest.approx(np.mean([row["correct"] for row in own]))
+    assert unlimited["total_tokens"]["mean"] == pytest.approx(np.mean(total))
+    assert unlimited["total_tokens"]["p95"] == pytest.approx(np.quantile(total, 0.95))
+    assert unlimited["thinking_tokens"]["mean"] + 3 == pytest.approx(unlimited["total_tokens"]["mean"])
+    for name in ("accuracy", "thinking_tokens", "total_tokens"):
+        assert unlimited[name]["low"] < unlimited[name]["mean"] < unlimited[name]["high"]
+    assert unlimited["decoded_tokens"] == sum(total) + len(total)
+    assert unlimited["seconds"] == pytest.approx(0.8)
+    assert (unlimited["forced_close_share"], limited["forced_close_share"]) == (0, 1)
+    assert limited["total_tokens"]["mean"] == 32
+    assert limited["accuracy"]["mean"] < unlimited["accuracy"]["mean"]
+
+    assert [(group["difficulty"], group["n_problems"]) for group in unlimited["by_difficulty"]] == [
+        (3, 14),
+        (4, 13),
+        (5, 13),
+    ]
+    assert [(group["task"], group["n"]) for group in unlimited["by_task"]] == [("sums", 80)]
+    assert summary["statistics"]["resamples"] == 10_000
+    assert summary["config"]["temperature"] == 0.6
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_csv_repeats_the_summary(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(), problems, budgets=(None, 32), out=tmp_path / "run")
+    point = json.loads((run / "summary.json").read_text())["points"][1]
+    with open(run / "curve.csv", newline="") as stream:
+        unlimited, row = csv.DictReader(stream)
+    assert (unlimited["budget_tokens"], row["budget_tokens"]) == ("", "32")
+    assert float(row["accuracy"]) == point["accuracy"]["mean"]
+    assert float(row["accuracy_low"]) == point["accuracy"]["low"]
+    assert float(row["total_tokens_p95"]) == point["total_tokens"]["p95"]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_same_command_again_solves_nothing(problems, fake_reasoner, tmp_path):
+    first = evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    summary = (first / "summary.json").read_text()
+    again = fake_reasoner()
+    evaluate(again, problems, out=tmp_path / "run")
+    assert again.calls == []
+    assert (first / "summary.json").read_text() == summary
+
+
+@pytest.mark.usefixtures("small_chunks", "without_pictures")
+def test_a_killed_run_loses_and_doubles_nothing(problems, fake_reasoner, tmp_path):
+    settings = {"budgets": (None, 32), "samples_per_problem": 2}
+    whole = evaluate(fake_reasoner(), problems, **settings, out=tmp_path / "whole")
+    lines = (whole / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    for lines_left, bytes_of_next in ((0, 0), (0, 7), (16, 0), (16, 200), (97, 1), (159, -1)):
+        cut = tmp_path / f"cut {lines_left} {bytes_of_next}"
+        cut.mkdir()
+        (cut / "config.yaml").write_bytes((whole / "config.yaml").read_bytes())
+        (cut / "samples.jsonl").write_bytes(b"".join(lines[:lines_left]) + lines[lines_left][:bytes_of_next])
+        reasoner = fake_reasoner()
+        evaluate(reasoner, problems, **settings, out=cut)
+        assert sum(len(call[2]) for call in reasoner.calls) == 160 - lines_left
+        assert sorted(read_samples(cut), key=str) == sorted(read_samples(whole), key=str)
+        assert (cut / "summary.json").read_text() == (whole / "summary.json").read_text()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_what_was_solved_before_an_interruption_is_kept(problems, fake_reasoner, tmp_path):
+    class Interrupted(fake_reasoner):
+        def solve(self, question, budget, seed):
+            if len(self.calls) == 3:
+                raise KeyboardInterrupt
+            return super().solve(question, budget, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Interrupted(), problems, out=tmp_path / "run")
+    assert len(read_samples(tmp_path / "run")) == 32
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_every_checkpoint_meets_a_problem_with_the_same_seed(problems, fake_reasoner, tmp_path):
+    one, other = fake_reasoner("one"), fake_reasoner("other")
+    evaluate(one, problems, samples_per_problem=2, budgets=(None, 32), out=tmp_path / "one")
+    evaluate(other, list(reversed(problems)), samples_per_problem=2, out=tmp_path / "other")
+    seeds = {}
+    for row in read_samples(tmp_path / "one") + read_samples(tmp_path / "other"):
+        seeds.setdefault((row["id"], row["sample_index"]), set()).add(row["seed"])
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len(set.union(*seeds.values())) == 80
+    assert sample_seed(0, "sum-1", 0) != sample_seed(1, "sum-1", 0)
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"temperature": 0.0}, "temperature"), ({"budgets": (16,)}, "budgets"), ({"seed": 1}, "seed")],
+)
+def test_another_configuration_is_refused(problems, fake_reasoner, tmp_path, change, named):
+    evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    before = (tmp_path / "run" / "samples.jsonl").read_bytes()
+    with pytest.raises(BadInput, match=rf"differs in {named}; choose another folder"):
+        evaluate(fake_reasoner(), problems, **change, out=tmp_path / "run")
+    assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_other_problems_or_another_model_are_refused(problems, fake_reasoner, tmp_path):
+    evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    edited = [{**problems[0], "answer": "7"}, *problems[1:]]
+    with pytest.raises(BadInput, match="problems_fingerprint"):
+        evaluate(fake_reasoner(), edited, out=tmp_path / "run")
+    with pytest.raises(BadInput, match="model"):
+        evaluate(fake_reasoner("other"), problems, out=tmp_path / "run")
+
+
+def test_a_folder_of_something_else_is_left_alone(problems, fake_reasoner, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(BadInput, match="no evaluation run"):
+        evaluate(fake_reasoner(), problems, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"budgets": (0,)}, "budget_tokens is 0"),
+        ({"budgets": ()}, "no budgets"),
+        ({"strategies": ()}, "no strategies"),
+        ({"samples_per_problem": 0}, "samples_per_problem is 0"),
+    ],
+)
+def test_a_request_without_sense_is_refused_before_anything_is_written(
+    problems, fake_reasoner, tmp_path, change, message
+):
+    with pytest.raises(BadInput, match=message):
+        evaluate(fake_reasoner(), problems, **change, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_problems_and_repeated_ids_are_refused(problems, fake_reasoner, tmp_path):
+    with pytest.raises(BadInput, match="no problems"):
+        evaluate(fake_reasoner(), [], out=tmp_path / "run")
+    with pytest.raises(BadInput, match="'sum-3' occurs twice"):
+        evaluate(fake_reasoner(), [*problems, problems[3]], out=tmp_path / "run")
+
+
+def test_a_run_can_be_published_as_it_is(problems, fake_reasoner, tmp_path):
+    """No path of this machine in any file, also when the model was named by its path."""
+    run = evaluate(fake_reasoner(str(tmp_path / "concise-model")), problems, out=tmp_path / "run")
+    for name in FILES - {"curve.png"}:
+        assert str(tmp_path) not in (run / name).read_text(), name
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"] == "concise-model"
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert environment["packages"]["numpy"] == np.__version__
+    assert str(Path.home()) not in json.dumps(environment)
+
+
+def test_a_retrained_checkpoint_of_the_same_name_is_another_one(problems, fake_reasoner, tmp_path):
+    first, retrained = fake_reasoner(), fake_reasoner()
+    for reasoner, fingerprint in ((first, "aa"), (retrained, "bb")):
+        reasoner.metadata = ReasoningMetadata("shortest_correct", "sft", data_fingerprint=fingerprint, seed=0)
+    evaluate(first, problems, out=tmp_path / "run")
+    with pytest.raises(BadInput, match="differs in training"):
+        evaluate(retrained, problems, out=tmp_path / "run")
+
+
+def test_the_function_wins_over_the_module_of_the_same_name():
+    program = (
+        "import efficient_reasoning.evaluation.evaluate, efficient_reasoning.evaluation.compare\n"
+        "from efficient_reasoning.evaluation import compare, evaluate\n"
+        "from efficient_reasoning import evaluate as same\n"
+        "import sys\n"
+        "assert callable(evaluate) and callable(compare) and same is evaluate\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules), 'heavy imports'\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,147 @@
+"""Intervals against closed forms, exact enumeration, scipy, and simulated coverage."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
+
+
+def half_width(interval: Interval) -> float:
+    return (interval.high - interval.low) / 2
+
+
+def test_the_interval_of_independent_values_is_the_normal_one():
+    values = np.random.default_rng(0).normal(5, 2, size=1000)
+    interval = bootstrap(values, range(1000))
+    assert interval.mean == pytest.approx(values.mean())
+    assert half_width(interval) == pytest.approx(1.96 * values.std() / np.sqrt(1000), rel=0.03)
+
+
+def test_three_problems_give_the_percentiles_of_all_27_resamples():
+    values = [0.0, 1.0, 5.0]
+    means = [np.mean(draw) for draw in itertools.product(values, repeat=3)]
+    interval = bootstrap(values, list("abc"), resamples=50_000, level=0.8)
+    low, high = np.quantile(means, [0.1, 0.9], method="inverted_cdf")
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+
+
+def test_repeating_each_sample_adds_no_evidence():
+    values = np.random.default_rng(1).random(200)
+    once = bootstrap(values, range(200))
+    eight_times = bootstrap(np.repeat(values, 8), np.repeat(range(200), 8))
+    assert (eight_times.low, eight_times.high) == pytest.approx((once.low, once.high))
+    naive = bootstrap(np.repeat(values, 8), range(1600))
+    assert half_width(naive) < 0.5 * half_width(once)
+
+
+def test_clusters_of_unequal_size_weigh_by_their_samples():
+    interval = bootstrap([1, 1, 1, 0], ["many", "many", "many", "one"])
+    assert interval.mean == 0.75
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(2).exponential(size=300)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=0).confidence_interval
+    ours = bootstrap(values, range(300), resamples=20_000)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05 * half_width(ours))
+
+
+def test_coverage_of_clustered_samples_is_what_it_says():
+    """4 samples of each of 150 problems whose difficulty they share: 95 % of the intervals hold the true mean."""
+    rng = np.random.default_rng(3)
+    clusters = np.repeat(range(150), 4)
+    hits, naive_hits, trials, truth = 0, 0, 600, 0.7
+    for _ in range(trials):
+        difficulty = rng.beta(7 / 4, 3 / 4, size=150)  # mean 0.7
+        correct = rng.random((150, 4)) < difficulty[:, None]
+        interval = bootstrap(correct.ravel(), clusters, share=True, resamples=1000)
+        naive = bootstrap(correct.ravel(), range(600), share=True, resamples=1000)
+        hits += interval.low <= truth <= interval.high
+        naive_hits += naive.low <= truth <= naive.high
+    assert hits / trials == pytest.approx(0.95, abs=0.025)
+    assert naive_hits / trials < 0.9
+
+
+def test_pairing_removes_what_is_hard_for_both():
+    rng = np.random.default_rng(4)
+    difficulty = rng.normal(0, 10, size=500)
+    a, b = difficulty + rng.normal(0, 1, 500), difficulty + rng.normal(0.5, 1, 500)
+    paired = paired_bootstrap(a, b, range(500))
+    assert paired.mean == pytest.approx(b.mean() - a.mean())
+    assert half_width(paired) == pytest.approx(1.96 * (b - a).std() / np.sqrt(500), rel=0.05)
+    assert paired.low > 0
+    assert half_width(paired) < half_width(bootstrap(a, range(500))) / 5
+
+
+def test_the_ratio_of_tokens_has_the_delta_methods_width():
+    rng = np.random.default_rng(5)
+    a = rng.gamma(4, 30, size=800)
+    b = a * rng.uniform(0.4, 0.6, size=800)
+    interval = paired_ratio(a, b, range(800))
+    ratio = b.sum() / a.sum()
+    error = np.std(b - ratio * a) / a.mean() / np.sqrt(800)
+    assert interval.mean == pytest.approx(ratio - 1)
+    assert half_width(interval) == pytest.approx(1.96 * error, rel=0.05)
+
+
+def test_equal_arms_have_no_difference_whatever_the_draws():
+    tokens = np.random.default_rng(6).random(50)
+    assert paired_bootstrap(tokens, tokens, range(50)) == Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"), [(1.0, 0.025 ** (1 / 500), 1.0), (0.0, 0.0, 1 - 0.025 ** (1 / 500))]
+)
+def test_a_unanimous_share_is_not_certain(value, low, high):
+    interval = bootstrap([value] * 500, range(500), share=True)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((value, low, high))
+    assert bootstrap([value] * 500, range(500)) == Interval(value, value, value)
+
+
+def test_no_discordant_problem_is_not_proof_of_no_change():
+    correct = [1, 0] * 50
+    interval = paired_bootstrap(correct, correct, range(100), share=True)
+    assert -interval.low == interval.high == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
+def test_training_seeds_are_a_second_source_of_chance():
+    rng = np.random.default_rng(7)
+    problems, seeds = (grid.ravel() for grid in np.meshgrid(range(300), range(6), indexing="ij"))
+    luck = rng.normal(0, 1, size=6)
+    values = rng.normal(0, 1, size=1800) + luck[seeds]
+    by_problem = bootstrap(values, problems)
+    by_both = bootstrap(values, problems, seeds=seeds)
+    assert by_both.mean == by_problem.mean
+    # What the six seeds differ by dwarfs what 300 problems do: the spread is that of a mean of six.
+    assert half_width(by_both) == pytest.approx(1.96 * luck.std() / np.sqrt(6), rel=0.15)
+    assert half_width(by_problem) < 0.2 * half_width(by_both)
+
+
+def test_one_training_seed_changes_nothing():
+    values = np.random.default_rng(8).random(40)
+    assert bootstrap(values, range(40), seeds=[17] * 40) == bootstrap(values, range(40))
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = np.random.default_rng(9).random(60)
+    assert bootstrap(values, range(60), seed=3) == bootstrap(values, range(60), seed=3)
+    assert bootstrap(values, range(60), seed=3) != bootstrap(values, range(60), seed=4)
+
+
+def test_lengths_must_match():
+    with pytest.raises(ValueError, match="3 values, 2 clusters"):
+        bootstrap([1, 2, 3], ["a", "b"])
+
+
+def test_eight_thousand_problems_take_less_than_three_seconds():
+    values = np.random.default_rng(10).random(8000)
+    began = time.process_time()
+    bootstrap(values, range(8000))
+    assert time.process_time() - began < 3
