@@ -39,6 +39,7 @@ class PretrainArguments(RecipeArguments):
         metadata={"help": "Share of the rows by the style of their chain; empty is an empty thinking block."},
     )
     vocab_size: int = field(default=384, metadata={"help": "Tokens of the byte-level BPE, at least 260."})
+    max_row_tokens: int = field(default=256, metadata={"help": "Longer rows are left out: a batch is as long as its longest."})
     architecture: dict = field(
         default_factory=dict, metadata={"help": "model_type and its config fields, as in a config.json."}
     )
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         bos_token_id=None,
         **architecture,
     )
-    dataset = encode(rows, tokenizer)
+    dataset = encode(rows, tokenizer).filter(lambda row: row["length"] <= arguments.max_row_tokens)
     if arguments.dry_run:
         training.dry_run(model_config, dataset, config, limit_tokens=model_config.max_position_embeddings)
         return
