@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> None:
         bos_token_id=None,
         **architecture,
     )
-    dataset = encode(rows, tokenizer).filter(lambda row: row["length"] <= arguments.max_row_tokens)
+    dataset = encode(rows, tokenizer)
+    dataset = dataset.filter(lambda length: length <= arguments.max_row_tokens, input_columns="length")
     if arguments.dry_run:
         training.dry_run(model_config, dataset, config, limit_tokens=model_config.max_position_embeddings)
         return
