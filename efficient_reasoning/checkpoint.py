@@ -3,8 +3,8 @@
 1. Plain `transformers` loads the folder without this toolkit.
 2. `reasoning.json` (`ReasoningMetadata`) says what plain `transformers` has no field for: the think delimiters, the
    method and stage, the base model, the budget range it was trained on, good operating points, and where it came from.
-3. Local folders are checked before they are loaded: a missing tokenizer or a truncated safetensors file is named in one
-   sentence instead of failing deep inside a loader. What is not a local folder is left to the Hub.
+3. Local folders are checked before they are loaded: a missing tokenizer or a truncated safetensors file is named in
+   one sentence instead of failing deep inside a loader. What is not a local folder is left to the Hub.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +59,10 @@ class ReasoningMetadata:
     versions: dict[str, str] = field(
         default_factory=lambda: {name: version(name) for name in ("torch", "transformers", "trl")}
     )
+
+    def __post_init__(self) -> None:
+        if self.trained_budget_range is not None:
+            self.trained_budget_range = tuple(self.trained_budget_range)  # JSON has lists only
 
     def save(self, folder: str | Path) -> None:
         write_json(Path(folder) / METADATA_NAME, dataclasses.asdict(self))
@@ -111,12 +116,14 @@ def _check_safetensors(path: Path) -> None:
     with open(path, "rb") as stream:
         start = stream.read(8)
         header_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if 8 + header_bytes <= size:
-            header = json.loads(stream.read(header_bytes))
-            data_bytes = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"))
-            if 8 + header_bytes + data_bytes == size:
-                return
-    raise BadInput(f"{path}: truncated safetensors file ({size:,} bytes); copy or download it again.")
+        header = stream.read(header_bytes) if 8 + header_bytes <= size else b""
+    try:
+        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        expected = 8 + header_bytes + max((entry["data_offsets"][1] for entry in tensors), default=0)
+    except (ValueError, AttributeError, TypeError, LookupError):  # a cut or overwritten header (zeros after a crash)
+        expected = None
+    if size != expected:
+        raise BadInput(f"{path}: truncated safetensors file ({size:,} bytes); copy or download it again.")
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
@@ -147,8 +154,9 @@ def load_model(model: str, device: str | None = None, dtype: str | None = None) 
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
 
 
-def thinking_format(tokenizer: PreTrainedTokenizerBase, metadata: ReasoningMetadata | None) -> ThinkingFormat:
+def thinking_format(
+    tokenizer: PreTrainedTokenizerBase, metadata: ReasoningMetadata | None, eos_ids: Iterable[int] = ()
+) -> ThinkingFormat:
     """The delimiters a checkpoint was trained with, or those that its tokenizer shows."""
-    if metadata is None:
-        return ThinkingFormat.from_tokenizer(tokenizer)
-    return ThinkingFormat.from_tokenizer(tokenizer, metadata.open_text, metadata.close_text)
+    open_text, close_text = (metadata.open_text, metadata.close_text) if metadata else (None, None)
+    return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids)

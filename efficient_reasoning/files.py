@@ -37,23 +37,36 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path`, replacing what was there, when the block ends without an exception."""
+    """Yield an empty folder that replaces `path`, or becomes it, when the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
+        _flush(temporary)
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             # A folder cannot be replaced in one step; the old one steps aside, so that an interruption loses neither.
             aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
             os.replace(path, aside)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(aside, path)
+                raise
             shutil.rmtree(aside)
         else:
             os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    """Bring every file of a folder to the disk; some file systems say only now that it is full."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
 
 
 def _umask() -> int:
@@ -66,22 +79,29 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Yield the objects of a JSONL file one by one; blank lines are skipped.
 
     Raises:
-        BadInput: the file is missing, or a line of it is not a JSON object (its number is named).
+        BadInput: the file is missing, or a line of it is not a JSON object in UTF-8 (its number is named).
     """
+    for _, row in read_numbered_jsonl(path):
+        yield row
+
+
+def read_numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """`read_jsonl` with the number of each line, for messages that name it."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path.")
-    with open(path, encoding="utf-8", errors="replace") as stream:
+    with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}, line {number}: not valid JSON ({error.msg}); fix or remove the line.") from None
+                row = json.loads(line.decode("utf-8-sig"))  # Windows begins files with a byte order mark
+            except ValueError as error:
+                problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                raise BadInput(f"{path}, line {number}: not valid JSON ({problem}); fix or remove the line.") from None
             if not isinstance(row, dict):
                 raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-            yield row
+            yield number, row
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, NoReturn
 from efficient_reasoning.cards import write_model_card, write_training_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint, resolve_model
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.evaluation.evaluate import training_of
 from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import atomic_folder, read_jsonl
+from efficient_reasoning.traces import training_of
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from efficient_reasoning.files import write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PretrainedConfig, Trainer, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from efficient_reasoning.checkpoint import ReasoningMetadata
+    from efficient_reasoning.thinking import ThinkingFormat
 
 # What decides the weights that come out; the rest (logging, saving, workers) may differ when a run is resumed.
 _IDENTITY = (
@@ -109,10 +111,48 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     return rows
 
 
-def fingerprint(dataset: Dataset) -> str:
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint that a recipe starts from: its tokenizer and delimiters, and where its weights lie."""
+
+    name: str
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    thinking: ThinkingFormat
+
+    def metadata_of(self, rows: Dataset, *, stage: str, method: str) -> ReasoningMetadata:
+        """The reasoning.json of what these rows make of it."""
+        from efficient_reasoning.checkpoint import ReasoningMetadata
+
+        return ReasoningMetadata(
+            method=method,
+            stage=stage,
+            base_model=self.name,
+            open_text=self.thinking.open_text,
+            close_text=self.thinking.close_text,
+            data_fingerprint=fingerprint(rows),
+        )
+
+
+def load_base(model: str) -> Base:
+    """Load tokenizer and delimiters of a checkpoint (the trainer loads the weights, sharded where need be).
+
+    Raises:
+        BadInput: broken checkpoint, or no known think delimiters.
+    """
+    from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model, thinking_format
+
+    path = resolve_model(model)
+    tokenizer = load_tokenizer(path)
+    thinking = thinking_format(tokenizer, ReasoningMetadata.load(path))
+    name = Path(model).name if Path(model).is_dir() else model
+    return Base(name, path, tokenizer, thinking)
+
+
+def fingerprint(rows: Dataset) -> str:
     """Hash of the rows themselves: the same for the same rows, wherever they were built."""
     digest = hashlib.blake2b(digest_size=8)
-    for row in dataset:
+    for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -148,37 +188,55 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     print(f"Saved {output}")
 
 
-def dry_run(model_config: PretrainedConfig, dataset: Dataset, config: TrainingArguments, limit_tokens: int | None) -> None:
-    """Print what a run would cost, from the model on the meta device and one tokenised batch.
+def dry_run(base: Base, rows: Dataset, config: TrainingArguments, limit_tokens: int | None) -> None:
+    """Print what a fine-tuning run would cost, from the model on the meta device and one tokenised batch.
 
     Args:
-        model_config: the architecture.
-        dataset: rows with `input_ids`, and `total_tokens` or `reference_tokens` when lengths are known.
+        base: where the run starts.
+        rows: training rows; their `total_tokens` or `reference_tokens` are the known lengths of completions.
         config: the trainer's arguments.
         limit_tokens: length at which training cuts a row or a completion; None for no limit.
     """
+    from transformers import AutoConfig
+
+    from efficient_reasoning.prompts import encode_prompt
+
+    rows_per_step = _rows_per_step(config)
+    batch = rows.select(range(min(rows_per_step, len(rows))))
+    lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in batch["prompt"]]
+    column = next((name for name in ("total_tokens", "reference_tokens") if name in rows.column_names), None)
+    clipped = "unknown (the rows have no length column)"
+    if column is not None:
+        lengths = [prompt + completion for prompt, completion in zip(lengths, batch[column], strict=True)]
+        share = sum(length > (limit_tokens or length) for length in rows[column]) / len(rows)
+        clipped = f"{share:.1%} of the rows, longer than {limit_tokens} tokens"
+    print_costs(AutoConfig.from_pretrained(base.path), config, len(rows), sum(lengths) / len(lengths), clipped)
+
+
+def print_costs(
+    model_config: PretrainedConfig, config: TrainingArguments, num_rows: int, tokens_per_row: float, clipped: str
+) -> None:
+    """The table of a dry run; the model is built on the meta device, which takes no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rows_per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size
-    steps = config.max_steps if config.max_steps > 0 else int(config.num_train_epochs * len(dataset) / rows_per_step)
-    batch = dataset.select(range(min(rows_per_step, len(dataset))))
-    mean_tokens = sum(len(ids) for ids in batch["input_ids"]) / len(batch)
+    rows_per_step = _rows_per_step(config)
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * num_rows / rows_per_step)
     # Weights, gradients and Adam's two moments in fp32; under bf16 one more copy of the weights in two bytes.
     state_bytes = parameters * (16 + (2 if config.bf16 else 0))
-    print(f"model                {model_config.model_type}, {parameters:,} parameters")
-    print(f"rows                 {len(dataset):,}")
-    print(f"steps                {steps:,} of {rows_per_step:,} rows, about {mean_tokens * rows_per_step:,.0f} tokens each")
-    print(f"model states         {state_bytes / 2**20:,.0f} MiB a process without ZeRO (activations come on top)")
-    print(f"clipped share        {_clipped_share(dataset, limit_tokens)}")
+    table = {
+        "model": f"{model_config.model_type}, {parameters:,} parameters",
+        "rows": f"{num_rows:,}",
+        "steps": f"{steps:,} of {rows_per_step:,} rows, about {tokens_per_row * rows_per_step:,.0f} tokens each",
+        "memory": f"{state_bytes / 2**20:,.0f} MiB of model states a process without ZeRO; activations come on top",
+        "clipped": clipped,
+    }
+    print("\n".join(f"{name:<8} {value}" for name, value in table.items()))
 
 
-def _clipped_share(dataset: Dataset, limit_tokens: int | None) -> str:
-    column = next((name for name in ("total_tokens", "reference_tokens") if name in dataset.column_names), None)
-    if column is None or limit_tokens is None:
-        return "unknown"
-    return f"{sum(length > limit_tokens for length in dataset[column]) / len(dataset):.1%} of the rows, longer than {limit_tokens}"
+def _rows_per_step(config: TrainingArguments) -> int:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size

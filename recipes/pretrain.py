@@ -3,7 +3,7 @@
 1. Draw problems, write a worked chain for each (mostly verbose, some plain, some equations only, a tenth with an empty
    thinking block, else "no thinking" would mean nothing to the model).
 2. Train a byte-level BPE tokenizer with single digits on those texts; the think delimiters are added tokens.
-3. Initialise the architecture that the config names and train it on the completions.
+3. Initialise the architecture that the config names and train it on the completions, every row counting alike.
 
     efficient-reasoning train pretrain --config configs/pretrain/overthinker.yaml
 """
@@ -39,7 +39,9 @@ class PretrainArguments(RecipeArguments):
         metadata={"help": "Share of the rows by the style of their chain; empty is an empty thinking block."},
     )
     vocab_size: int = field(default=384, metadata={"help": "Tokens of the byte-level BPE, at least 260."})
-    max_row_tokens: int = field(default=256, metadata={"help": "Longer rows are left out: a batch is as long as its longest."})
+    max_row_tokens: int = field(
+        default=256, metadata={"help": "Longer rows are left out: a batch is as long as its longest."}
+    )
     architecture: dict = field(
         default_factory=dict, metadata={"help": "model_type and its config fields, as in a config.json."}
     )
@@ -110,6 +112,19 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
     }
 
 
+def mean_over_rows(outputs, labels: Tensor, num_items_in_batch: int | None = None) -> Tensor:
+    """Cross-entropy with every row counting alike.
+
+    A mean over tokens would drown the few tokens of an empty-block row among the hundreds of a verbose one, and the
+    model would never learn to answer without thinking.
+    """
+    from torch.nn.functional import cross_entropy
+
+    labels = labels[:, 1:]  # (B, T - 1)
+    losses = cross_entropy(outputs.logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1)
+    return (losses.sum(1) / (labels != -100).sum(1)).mean()
+
+
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse(PretrainArguments, trainer="transformers:TrainingArguments", argv=argv, doc=__doc__)
     if "model_type" not in arguments.architecture:
@@ -135,13 +150,16 @@ def main(argv: list[str] | None = None) -> None:
     dataset = encode(rows, tokenizer)
     dataset = dataset.filter(lambda length: length <= arguments.max_row_tokens, input_columns="length")
     if arguments.dry_run:
-        training.dry_run(model_config, dataset, config, limit_tokens=model_config.max_position_embeddings)
+        tokens_per_row = sum(dataset["length"]) / len(dataset)
+        clipped = f"{1 - len(dataset) / len(rows):.1%} of the rows, longer than {arguments.max_row_tokens} tokens"
+        training.print_costs(model_config, config, len(dataset), tokens_per_row, clipped)
         return
     trainer = Trainer(
         model=AutoModelForCausalLM.from_config(model_config),
         args=config,
         train_dataset=dataset,
         data_collator=collate,
+        compute_loss_func=mean_over_rows,
         processing_class=tokenizer,
     )
     metadata = ReasoningMetadata(method="pretrain", stage="pretrain", open_text=OPEN, close_text=CLOSE)

@@ -15,10 +15,10 @@ import yaml
 
 from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.evaluation.evaluate import training_of
 from efficient_reasoning.evaluation.summary import summarise, write_summary
 from efficient_reasoning.files import write_json, write_jsonl
 from efficient_reasoning.hub import publish, upload_folder, write_training_card
+from efficient_reasoning.traces import training_of
 
 TOKEN = "hf_" + "Abcdefghij" * 3
 
@@ -93,7 +93,7 @@ def run(metadata, tmp_path, monkeypatch) -> Path:
             "question": f"Compute {i} + 7 .",
             "answer": str(i + 7),
             "task": "numeric",
-            "family": "sums",
+            "metadata": {"family": "sums"},
             "strategy": "budget-forcing",
             "budget_tokens": budget,
             "correct": i % 10 != 0,

@@ -14,7 +14,7 @@ import efficient_reasoning
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "config", "thinking", "prompts", "answers", "problems", "checkpoint",
-    "latent", "linear", "recurrent", "inference",
+    "latent", "linear", "recurrent", "inference", "traces",
     "rewards", "evaluation", "cards", "hub",
     "rl", "training", "data_tools", "recipes",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, resolve_model
-from efficient_reasoning.evaluation.summary import budget_label
+from efficient_reasoning.traces import budget_label
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

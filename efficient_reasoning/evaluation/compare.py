@@ -21,8 +21,9 @@ import numpy as np
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.statistics import Interval, paired_bootstrap, paired_ratio
-from efficient_reasoning.evaluation.summary import budget_label, read_summary, write_csv
+from efficient_reasoning.evaluation.summary import read_summary, write_csv
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json
+from efficient_reasoning.traces import budget_label
 
 NO_LOSS_POINTS = -1.0
 _LEGEND = "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say"
@@ -141,7 +142,7 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
     for sample in read_jsonl(folder / "samples.jsonl"):
         name = sample["id"]
         problems[name] = (sample["question"], sample.get("answer"), sample["task"])
-        if "floor_tokens" in sample:
+        if sample["floor_tokens"] is not None:
             floors[name] = sample["floor_tokens"]
         of_point = samples.setdefault((sample["strategy"], sample["budget_tokens"]), {})
         of_point.setdefault(name, []).append((sample["correct"], sample["total_tokens"]))

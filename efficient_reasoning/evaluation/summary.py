@@ -21,12 +21,8 @@ from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap
 from efficient_reasoning.files import atomic_file, write_json
 
-_LONG = {"question", "answer", "thinking", "final_answer", "completion_ids"}
 _LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens")
-
-
-def budget_label(budget_tokens: int | None) -> str:
-    return "unlimited" if budget_tokens is None else f"{budget_tokens} tokens"
+_FLAGS = ("correct", "truncated", "forced_close", "empty_answer")
 
 
 def summarise(samples: Iterable[dict], config: dict) -> dict:
@@ -42,8 +38,10 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
     """
     by_point: dict[tuple, list[dict]] = {}
     for sample in samples:
-        # Texts and ids stay on the disk; the rest of a million samples fits into memory.
-        numbers = {key: value for key, value in sample.items() if key not in _LONG}
+        # Texts and ids stay on the disk; the numbers of a million samples fit into memory.
+        numbers = {key: sample[key] for key in ("id", "spend", *_LENGTHS, *_FLAGS)}
+        numbers["difficulty"] = sample.get("difficulty")
+        numbers["task"] = (sample.get("metadata") or {}).get("family", sample["task"])
         by_point.setdefault((sample["strategy"], sample["budget_tokens"]), []).append(numbers)
     points = [(strategy, budget) for strategy in config["strategies"] for budget in config["budgets"]]
     return {
@@ -78,8 +76,8 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
         "empty_answer_share": _mean(sample["empty_answer"] for sample in samples),
         "decoded_tokens": sum(sample["spend"]["decoded_tokens"] for sample in samples),
         "seconds": sum(sample["spend"]["seconds"] for sample in samples),
-        "by_task": _groups(samples, "task", [sample.get("family", sample["task"]) for sample in samples]),
-        "by_difficulty": _groups(samples, "difficulty", [sample.get("difficulty") for sample in samples]),
+        "by_task": _groups(samples, "task", [sample["task"] for sample in samples]),
+        "by_difficulty": _groups(samples, "difficulty", [sample["difficulty"] for sample in samples]),
     }
 
 

@@ -6,7 +6,7 @@ share its batch, so evaluations can be cut, resumed and reordered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,8 +72,6 @@ class Completion:
 class Engine(Protocol):
     """Anything that decodes batches of requests."""
 
-    def generate(
-        self, requests: Sequence[Request], progress: Callable[[int], None] | None = None
-    ) -> list[Completion]:
-        """Decode all requests, in their order; `progress` is told how many more have finished."""
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Decode all requests, in their order."""
         ...

@@ -11,7 +11,7 @@ Greedy tokens equal `model.generate`, which a test holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -70,18 +70,16 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.batch_size = batch_size
 
-    def generate(
-        self, requests: Sequence[Request], progress: Callable[[int], None] | None = None
-    ) -> list[Completion]:
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
         completions: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
         for start in range(0, len(order), self.batch_size):
             indices = order[start : start + self.batch_size]
-            completions.update(zip(indices, self._decode([requests[index] for index in indices], progress), strict=True))
+            completions.update(zip(indices, self._decode([requests[index] for index in indices]), strict=True))
         return [completions[index] for index in range(len(requests))]
 
     @torch.inference_mode()
-    def _decode(self, requests: list[Request], progress: Callable[[int], None] | None) -> list[Completion]:
+    def _decode(self, requests: list[Request]) -> list[Completion]:
         began = time.perf_counter()
         device = self.model.device
         longest = max(len(request.prompt_ids) for request in requests)
@@ -116,8 +114,6 @@ class TransformersEngine:
                 decoded[index].append(token)
                 finished[index] = token in self.eos_ids
                 done[row] = finished[index] or len(decoded[index]) == requests[index].max_new_tokens
-                if done[row] and progress is not None:
-                    progress(1)
             if done.all():
                 break
             positions = positions[:, -1:] + 1

@@ -1,6 +1,6 @@
 """Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers.py`.
 
-1. Built-in families (`sums`, `heads_and_legs`) draw without end and write their own worked chains; `mixed` draws from
+1. Built-in families (`sums`, `heads_and_legs`) draw problems and write their own worked chains; `mixed` draws from
    both in turn. They are split *by problem*: a hash of the problem decides between train, validation and test, so that
    no draw with any seed can carry a test problem into training.
 2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
+from itertools import islice
 from types import ModuleType
 from typing import Literal
 
@@ -20,6 +21,7 @@ from efficient_reasoning.problems import heads_and_legs, sums
 Split = Literal["train", "validation", "test"]
 FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs}
 _MIXED = "mixed"
+_MOST_DRAWS = 5_000  # in vain, after which a family counts as exhausted
 
 
 def split_of(key: str) -> Split:
@@ -29,24 +31,23 @@ def split_of(key: str) -> Split:
 
 
 def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
-    """Draw distinct problems of a built-in family without end.
-
-    `mixed` takes the families in turn. A family that runs dry would loop for ever, so callers draw far fewer problems
-    than a family has (heads_and_legs: about 45,000 farms).
-    """
+    """Draw distinct problems of a built-in family, `mixed` from the families in turn, until one has no new ones."""
     families = list(FAMILIES.items()) if task == _MIXED else [(task, FAMILIES[task])]
     rngs = {name: random.Random(f"{name}/{split}/{seed}") for name, _ in families}
     seen: set[str] = set()
     while True:
         for name, family in families:
-            while True:
-                problem = family.draw(rngs[name])
-                key = family.split_key(problem)
-                if split_of(key) == split and problem["question"] not in seen:
-                    break
+            draws = (family.draw(rngs[name]) for _ in range(_MOST_DRAWS))
+            problem = next((draw for draw in draws if _is_new(family, draw, split, seen)), None)
+            if problem is None:
+                return
             seen.add(problem["question"])
             digest = hashlib.blake2b(problem["question"].encode(), digest_size=6).hexdigest()
             yield {"id": f"{name}-{digest}", **problem}
+
+
+def _is_new(family: ModuleType, problem: dict, split: Split, seen: set[str]) -> bool:
+    return problem["question"] not in seen and split_of(family.split_key(problem)) == split
 
 
 def load_problems(task: str, split: Split = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
@@ -73,5 +74,7 @@ def load_problems(task: str, split: Split = "test", num_problems: int = 500, see
         return sources[kind](name, split=split, num_problems=num_problems, seed=seed)
     if task not in (*FAMILIES, _MIXED):
         raise BadInput(f"Unknown task {task!r}{near(task, [*FAMILIES, _MIXED, 'gym:NAME', 'file:PATH', 'hub:NAME'])}")
-    draws = draw_problems(task, split, seed)
-    return [next(draws) for _ in range(num_problems)]
+    problems = list(islice(draw_problems(task, split, seed), num_problems))
+    if len(problems) < num_problems:
+        raise BadInput(f"{task}: has only {len(problems)} {split} problems, not {num_problems}; ask for fewer.")
+    return problems

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import pytest
 
 from efficient_reasoning import inference
+from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.evaluation import summary
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.thinking import ThinkingFormat
 
 
 @pytest.fixture
@@ -28,11 +31,18 @@ def problems() -> list[dict]:
     ]
 
 
+@functools.cache
+def thinking_format() -> ThinkingFormat:
+    return ThinkingFormat.from_tokenizer(load_tokenizer(resolve_model("overthinker")))
+
+
 class FakeReasoner(SimpleNamespace):
     """`skill` is the share of correct answers without a budget; `thinking_tokens` the mean length of its thoughts."""
 
     def __init__(self, name: str = "fake", skill: float = 0.9, thinking_tokens: int = 60):
         super().__init__(name=name, metadata=None, skill=skill, thinking_tokens=thinking_tokens, calls=[])
+        self.thinking = thinking_format()
+        self.tokenizer = self.thinking.tokenizer
 
     def solve(self, question: str, budget: int | None, seed: int) -> SimpleNamespace:
         wanted = self.thinking_tokens + seed % 11 - 5

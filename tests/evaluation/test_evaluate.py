@@ -15,8 +15,8 @@ import yaml
 from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import evaluate
-from efficient_reasoning.evaluation.evaluate import sample_seed
 from efficient_reasoning.files import read_jsonl
+from efficient_reasoning.traces import sample_seed
 
 FILES = {"samples.jsonl", "summary.json", "curve.csv", "curve.png", "config.yaml", "environment.json"}
 
@@ -31,7 +31,7 @@ def keys(samples: list[dict]) -> list[tuple]:
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(sys.modules["efficient_reasoning.evaluation.evaluate"], "CHUNK_REQUESTS", 16)
+    monkeypatch.setattr("efficient_reasoning.traces.CHUNK_REQUESTS", 16)
 
 
 def test_a_run_is_the_folder_of_the_contract(problems, fake_reasoner, tmp_path):
@@ -141,7 +141,7 @@ def test_every_checkpoint_meets_a_problem_with_the_same_seed(problems, fake_reas
 def test_another_configuration_is_refused(problems, fake_reasoner, tmp_path, change, named):
     evaluate(fake_reasoner(), problems, out=tmp_path / "run")
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
-    with pytest.raises(BadInput, match=rf"differs in {named}; choose another folder"):
+    with pytest.raises(BadInput, match=rf"differs in {named}; choose another out"):
         evaluate(fake_reasoner(), problems, **change, out=tmp_path / "run")
     assert (tmp_path / "run" / "samples.jsonl").read_bytes() == before
 

@@ -1,0 +1,119 @@
+"""Keep each problem's shortest correct trace: training rows from the model's own best moments.
+
+1. Of n traces of a problem, the shortest correct one shows the model that it could have been brief, in its own words:
+   Self-Training Elicits Concise Reasoning (arXiv 2502.20122); Kimi k1.5 calls it shortest rejection sampling
+   (arXiv 2501.12599).
+2. A trace that was cut off never counts: it has no end to learn. One without thinking that happened to be right is a
+   guess; `min_thinking_tokens` leaves it out.
+3. `keep: random` is the control: one trace of each problem by lot, right or wrong, as the model wrote it. It says what
+   so much more training does by itself.
+
+    efficient-reasoning data shortest_correct --config configs/data/shortest_correct_overthinker.yaml
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from efficient_reasoning.config import parse, run
+from efficient_reasoning.errors import BadInput
+
+
+@dataclass(kw_only=True)
+class ShortestCorrectArguments:
+    """What to keep of which traces."""
+
+    traces: str = field(metadata={"help": "JSONL file of traces, as `data sample` writes them."})
+    out: str = field(metadata={"help": "JSONL file of training rows."})
+    keep: Literal["shortest", "random"] = field(
+        default="shortest", metadata={"help": "Shortest correct trace, or any trace by lot (the control)."}
+    )
+    min_correct: int = field(default=1, metadata={"help": "Fewest correct traces of a problem; not for random."})
+    min_thinking_tokens: int = field(default=1, metadata={"help": "Shorter thinking is a guess; not for random."})
+    seed: int = field(default=0, metadata={"help": "Of the lot."})
+
+
+def shortest_correct(
+    rows: Iterable[Mapping],
+    engine: None = None,
+    *,
+    keep: Literal["shortest", "random"] = "shortest",
+    min_correct: int = 1,
+    min_thinking_tokens: int = 1,
+    seed: int = 0,
+) -> Iterator[dict]:
+    """One training row a problem, in the order in which problems first appear.
+
+    Args:
+        rows: traces in any order, streamed: one of each problem stays in memory.
+        engine: not needed; every data tool has it.
+        keep: "shortest" or "random".
+        min_correct: problems with fewer candidates are left out ("shortest" only).
+        min_thinking_tokens: correct traces with less thinking are no candidates ("shortest" only).
+        seed: of the lot; which trace it picks does not depend on the order of the rows.
+
+    Yields:
+        `prompt`, `completion`, `method`, `keep_ratio` (its tokens / mean tokens of the problem's candidates, which are
+        its correct traces, or for "random" all that ended), `source_id`, `total_tokens`.
+    """
+    shortest = keep == "shortest"
+    best: dict[str, tuple[tuple, Mapping]] = {}
+    lengths: dict[str, tuple[int, int]] = {}  # number of candidates, their tokens
+    for row in rows:
+        if row["truncated"] or (shortest and not (row["correct"] and row["thinking_tokens"] >= min_thinking_tokens)):
+            continue
+        problem = row["id"]
+        lot = random.Random(f"{seed}/{problem}/{row['seed']}").random()
+        rank = (row["total_tokens"], lot) if shortest else (lot,)
+        if problem not in best or rank < best[problem][0]:
+            best[problem] = rank, {key: row[key] for key in ("prompt", "completion", "total_tokens")}
+        count, tokens = lengths.get(problem, (0, 0))
+        lengths[problem] = count + 1, tokens + row["total_tokens"]
+    for problem, (_, row) in best.items():
+        count, tokens = lengths[problem]
+        if shortest and count < min_correct:
+            continue
+        yield {
+            "prompt": row["prompt"],
+            "completion": row["completion"],
+            "method": "shortest_correct" if shortest else "unfiltered",
+            "keep_ratio": row["total_tokens"] * count / tokens,
+            "source_id": problem,
+            "total_tokens": row["total_tokens"],
+        }
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse(ShortestCorrectArguments, argv=argv, doc=__doc__)
+
+    from efficient_reasoning.files import write_jsonl
+    from efficient_reasoning.traces import read_traces
+
+    problems: set[str] = set()
+    kept = list(
+        shortest_correct(
+            read_traces(arguments.traces, problems),
+            keep=arguments.keep,
+            min_correct=arguments.min_correct,
+            min_thinking_tokens=arguments.min_thinking_tokens,
+            seed=arguments.seed,
+        )
+    )
+    if not kept:
+        raise BadInput(
+            f"{arguments.traces}: none of its {len(problems):,} problems has a trace to keep; sample more, or lower "
+            "min_correct or min_thinking_tokens."
+        )
+    write_jsonl(arguments.out, kept)
+    after = sum(row["total_tokens"] for row in kept) / len(kept)
+    before = sum(row["total_tokens"] / row["keep_ratio"] for row in kept) / len(kept)
+    print(
+        f"{arguments.out}: {len(kept):,} of {len(problems):,} problems kept, mean tokens {before:.1f} -> {after:.1f}."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Budgeted inference: every checkpoint of the toolkit, and any model with think delimiters, runs through here."""
+
+from efficient_reasoning.inference.engine import Completion, Engine, Request, Sampling
+from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.solve import Reasoner, Solution, load_reasoner, solve, solve_many
+from efficient_reasoning.inference.strategy import Assignment, Response, Strategy, get_strategy
+
+__all__ = [
+    "Assignment",
+    "Completion",
+    "Engine",
+    "Ledger",
+    "Reasoner",
+    "Request",
+    "Response",
+    "Sampling",
+    "Solution",
+    "Strategy",
+    "get_strategy",
+    "load_reasoner",
+    "solve",
+    "solve_many",
+]

@@ -1,0 +1,184 @@
+"""From a question to an answer: load a checkpoint, run a strategy, take the response apart.
+
+reasoner = load_reasoner("overthinker")
+result = solve(reasoner, "Compute 34 + 27 - 15 + 88.", strategy="budget-forcing", budget_tokens=64)
+result.answer, result.thinking, result.spend.tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.checkpoint import (
+    ReasoningMetadata,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+    thinking_format,
+)
+from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.inference.engine import Engine, Sampling
+from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.strategy import Assignment, Response, get_strategy, run_all
+from efficient_reasoning.prompts import encode_prompt, make_prompt
+from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BACKENDS = ("auto", "transformers")
+
+
+@dataclass(frozen=True)
+class Reasoner:
+    """A model that is ready to think.
+
+    Attributes:
+        engine: decodes.
+        tokenizer: of the checkpoint.
+        thinking: its think delimiters.
+        metadata: its reasoning.json; None for models of another making.
+        name: what it was loaded as.
+    """
+
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
+    thinking: ThinkingFormat
+    metadata: ReasoningMetadata | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A response, taken apart. Lengths are token ids without EOS; forced tokens are part of the total.
+
+    Attributes:
+        answer: text after the thinking; empty when the thinking never ended.
+        thinking: text of the thinking.
+        prompt_ids, completion_ids: as the model read and wrote them; EOS kept.
+        truncated: the response was cut off before EOS.
+        forced_close: the thinking was closed from outside.
+        thinking_tokens, answer_tokens, total_tokens: delimiters count only in the total.
+        spend: everything the strategy made the model do.
+    """
+
+    answer: str
+    thinking: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    truncated: bool
+    forced_close: bool
+    thinking_tokens: int
+    answer_tokens: int
+    total_tokens: int
+    spend: Ledger
+
+
+def load_reasoner(
+    path_or_id: str, backend: str = "auto", device: str | None = None, dtype: str | None = None
+) -> Reasoner:
+    """Load any stage's checkpoint, or any model with think delimiters.
+
+    Args:
+        path_or_id: folder, Hub id, or "overthinker" for the embedded model.
+        backend: "transformers"; "auto" picks it.
+        device, dtype: as in `checkpoint.load_model`.
+
+    Raises:
+        BadInput: unknown backend, broken checkpoint, or a tokenizer without known think delimiters.
+    """
+    from efficient_reasoning.inference.transformers_engine import TransformersEngine
+
+    if backend not in BACKENDS:
+        raise BadInput(f"Unknown backend {backend!r}{near(backend, BACKENDS)}")
+    folder = resolve_model(path_or_id)
+    tokenizer = load_tokenizer(folder)
+    metadata = ReasoningMetadata.load(folder)
+    model = load_model(folder, device, dtype)
+    # A chat model may end its turn with another token than the tokenizer's EOS; its generation config knows.
+    ends = model.generation_config.eos_token_id
+    thinking = thinking_format(tokenizer, metadata, [ends] if isinstance(ends, int) else ends or [])
+    name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
+    engine = TransformersEngine(model, thinking.eos_ids, tokenizer.pad_token_id)
+    return Reasoner(engine, tokenizer, thinking, metadata, name)
+
+
+def solve(
+    reasoner: Reasoner, question: str, strategy: str = "budget-forcing", budget_tokens: int | None = None, **options
+) -> Solution:
+    """Solve one question; `options` are those of `solve_many`, with `seed` in place of `seeds`."""
+    seed = options.pop("seed", 0)
+    [solution] = solve_many(reasoner, [question], strategy, budget_tokens, seeds=[seed], **options)
+    return solution
+
+
+def solve_many(
+    reasoner: Reasoner,
+    questions: Sequence[str],
+    strategy: str = "budget-forcing",
+    budget_tokens: int | None = None,
+    *,
+    seeds: Sequence[int],
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    top_k: int = 20,
+    max_new_tokens: int = 512,
+    progress: Callable[[int], object] | None = None,
+    **parameters,
+) -> list[Solution]:
+    """Solve many questions together, which is how an engine is fast.
+
+    Args:
+        reasoner: from `load_reasoner`.
+        questions: texts; the prompt is rendered as in training.
+        strategy: a name that `get_strategy` knows.
+        budget_tokens: most tokens to decode or force a question; None for no budget.
+        seeds: one a question.
+        temperature, top_p, top_k: see `Sampling`.
+        max_new_tokens: most tokens of one chain.
+        progress: told how many more questions are done.
+        parameters: of the strategy.
+
+    Raises:
+        BadInput: unknown strategy, budget below one token, or a budget the strategy cannot keep.
+    """
+    if budget_tokens is not None and budget_tokens < 1:
+        raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
+    plan = get_strategy(strategy, **parameters)
+    sampling = Sampling(temperature, top_p, top_k)
+    assignments = [
+        Assignment(
+            encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)),
+            reasoner.thinking,
+            budget_tokens,
+            max_new_tokens,
+            sampling,
+            seed,
+        )
+        for question, seed in zip(questions, seeds, strict=True)
+    ]
+    responses = run_all(reasoner.engine, [plan.solve(assignment) for assignment in assignments], progress)
+    return [
+        _take_apart(reasoner, assignment.prompt_ids, response)
+        for assignment, response in zip(assignments, responses, strict=True)
+    ]
+
+
+def _take_apart(reasoner: Reasoner, prompt_ids: list[int], response: Response) -> Solution:
+    split = reasoner.thinking.split(response.ids, prompt_ids)
+    count = reasoner.thinking.count(response.ids, prompt_ids)
+    return Solution(
+        answer=reasoner.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
+        thinking=reasoner.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
+        prompt_ids=prompt_ids,
+        completion_ids=response.ids,
+        truncated=not response.finished,
+        forced_close=response.forced_close,
+        thinking_tokens=count.thinking_tokens,
+        answer_tokens=count.answer_tokens,
+        total_tokens=count.total_tokens,
+        spend=response.spend,
+    )

@@ -1,0 +1,147 @@
+"""Length rewards: formulas of the survey's table as TRL reward functions.
+
+    reward = get_length_reward("kimi", thinking=ThinkingFormat.from_tokenizer(tokenizer), weight=0.5)
+    GRPOTrainer(reward_funcs=reward, ...)          # rows carry `prompt`, `answer`, `task`
+
+1. A formula is a function of `Rollouts` (what came out, as arrays) and lives in a file of its own, with its paper.
+2. `LengthReward` is the TRL side, the same for all: it counts ids, splits off the thinking on ids, verifies the answer
+   with the verifiers that evaluation uses, and finds the groups. It pickles when its tokenizer does.
+3. L is the whole response in token ids without EOS, unless `count="thinking"`: tokens that move from the thinking into
+   the answer save nothing. A response without EOS was cut off and is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from efficient_reasoning import answers
+from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.prompts import encode_prompt
+from efficient_reasoning.thinking import ThinkingFormat
+
+FORMULAS = ("accuracy", "arora_zanette", "kimi", "o1_pruner")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A batch of responses as arrays. N responses, consecutive ones with the same prompt form a group.
+
+    Attributes:
+        correct: (N,) 1.0 or 0.0; a response that was cut off is wrong.
+        lengths: (N,) token ids.
+        groups: (N,) group of each response, counted from 0.
+        columns: the columns of the training rows, one value a response.
+    """
+
+    correct: np.ndarray
+    lengths: np.ndarray
+    groups: np.ndarray
+    columns: Mapping[str, Sequence] = field(default_factory=dict)
+
+    def column(self, name: str) -> np.ndarray:
+        """A numeric column.
+
+        Raises:
+            BadInput: the training rows do not have it.
+        """
+        if name not in self.columns:
+            raise BadInput(f"The reward needs column {name!r}, which the training rows lack; add it to the data.")
+        return np.asarray(self.columns[name], dtype=np.float64)
+
+    def per_group(self, statistic: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
+        """`statistic(lengths, correct)` of each group, spread over its responses: (N,)."""
+        spread = np.empty(len(self.lengths))
+        for group in np.unique(self.groups):
+            members = self.groups == group
+            spread[members] = statistic(self.lengths[members], self.correct[members])
+        return spread
+
+
+class LengthReward:
+    """A formula as a TRL reward function: `f(completions, completion_ids, prompts, **columns) -> list[float]`.
+
+    Args:
+        name: of the formula.
+        thinking: delimiters and tokenizer of the model that is trained.
+        count: what L counts.
+        parameters: of the formula.
+    """
+
+    def __init__(
+        self, name: str, thinking: ThinkingFormat, count: Literal["response", "thinking"] = "response", **parameters
+    ):
+        self.__name__ = name  # TRL names its metrics after it
+        self.thinking = thinking
+        self.count = count
+        self.parameters = parameters
+        self.formula = _formula(name, parameters)
+
+    def __call__(
+        self, completions: Sequence, completion_ids: Sequence[Sequence[int]], prompts: Sequence, **columns
+    ) -> list[float]:
+        """Rewards of a batch.
+
+        Args:
+            completions: texts; unused, since decoding loses what ids know.
+            completion_ids: N lists of ids, EOS kept.
+            prompts: N prompts; those of one group follow each other.
+            columns: of the training rows, N values each; `answer` and `task` are needed.
+        """
+        log_metric = columns.pop("log_metric", None)
+        rollouts = self._rollouts(completion_ids, prompts, columns)
+        if log_metric is not None:  # TRL's logger
+            log_metric("accuracy", float(rollouts.correct.mean()))
+        return self.formula(rollouts, **self.parameters).tolist()
+
+    def _rollouts(self, completion_ids: Sequence, prompts: Sequence, columns: Mapping[str, Sequence]) -> Rollouts:
+        for name in ("answer", "task"):
+            if name not in columns:
+                raise BadInput(f"The reward needs column {name!r}, which the training rows lack; add it to the data.")
+        tokenizer = self.thinking.tokenizer
+        starts = [index == 0 or prompt != prompts[index - 1] for index, prompt in enumerate(prompts)]
+        groups = np.cumsum(starts) - 1
+        encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
+        lengths, texts = [], []
+        for ids, group in zip(completion_ids, groups, strict=True):
+            counts = self.thinking.count(ids, encoded[group])
+            lengths.append(counts.thinking_tokens if self.count == "thinking" else counts.total_tokens)
+            finished = not self.thinking.eos_ids.isdisjoint(ids)
+            split = self.thinking.split(ids, encoded[group])
+            texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
+        problems = [
+            {key: columns[key][index] for key in ("answer", "task", "metadata") if key in columns}
+            for index in range(len(texts))
+        ]
+        correct = answers.verify_many(problems, texts)
+        return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns)
+
+
+def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> LengthReward:
+    """A length reward by its paper's short name in lower-snake case.
+
+    Args:
+        name: one of `FORMULAS`.
+        thinking: delimiters and tokenizer of the model that is trained.
+        parameters: of the formula, and `count`.
+
+    Raises:
+        BadInput: unknown name or parameter; near names are listed.
+    """
+    return LengthReward(name, thinking, **parameters)
+
+
+def _formula(name: str, parameters: Mapping[str, object]) -> Callable[..., np.ndarray]:
+    if name not in FORMULAS:
+        raise BadInput(f"Unknown length reward {name!r}{near(name, FORMULAS)}")
+    formula = getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+    known = list(inspect.signature(formula).parameters)[1:]
+    for key in parameters:
+        if key not in known:
+            raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count'])}")
+    return formula

@@ -1,0 +1,307 @@
+"""Traces: the one place that lets a model solve problems and writes down what it did.
+
+1. A *point* is a strategy with a budget. Every point solves every problem `samples_per_problem` times, in large
+   chunks, because the engine is fastest when it is full. One sample is one line of a JSONL file.
+2. A sample's seed follows from (seed, problem id, sample index) alone: every checkpoint, strategy and budget meets the
+   same problem with the same luck, which is what makes paired comparisons sharp.
+3. The file grows by whole chunks that are on the disk before the next one starts. The same command again skips what is
+   there; a line torn by a kill is dropped and solved anew.
+4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in.
+5. A line is a training row too: its `prompt` and `completion` are what TRL takes, spelled from the decoded ids. They
+   end where EOS stood, because the trainer sets its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from efficient_reasoning import answers, inference
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import atomic_file, read_jsonl
+from efficient_reasoning.problems import FAMILIES
+from efficient_reasoning.prompts import make_completion, make_prompt
+
+if TYPE_CHECKING:
+    from efficient_reasoning.checkpoint import ReasoningMetadata
+    from efficient_reasoning.inference import Reasoner, Solution
+    from efficient_reasoning.thinking import ThinkingFormat
+
+CHUNK_REQUESTS = 512
+_PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
+# What data tools rely on. (No gold answer: some verifiers do without.)
+_NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
+
+
+def sample_traces(
+    reasoner: Reasoner,
+    problems: Sequence[Mapping],
+    *,
+    strategies: Sequence[str],
+    budgets: Sequence[int | None],
+    samples_per_problem: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    max_new_tokens: int,
+    seed: int,
+    path: Path,
+    config_path: Path,
+) -> dict:
+    """Solve every problem at every (strategy, budget); resume what an earlier call left unfinished.
+
+    Args:
+        reasoner: from `load_reasoner`.
+        problems: with distinct ids.
+        strategies: names that `get_strategy` knows.
+        budgets: `budget_tokens` of each point; None is unlimited (up to `max_new_tokens`).
+        samples_per_problem: how often each point solves each problem.
+        temperature, top_p, top_k, max_new_tokens: of sampling; temperature 0 is greedy.
+        seed: from which every sample's seed follows.
+        path: the JSONL file. A line is the problem and `prompt`, `completion`, `prompt_ids`, `completion_ids` (EOS
+            kept), `thinking`, `final_answer`, `correct`, `truncated`, `forced_close`, `empty_answer`, their lengths
+            and `floor_tokens` in tokens, the `spend`, and what it was made with.
+        config_path: the YAML file of the configuration.
+
+    Returns:
+        the configuration.
+
+    Raises:
+        BadInput: nothing to do, a budget below one token, ids that repeat, or a file of another configuration.
+    """
+    _check_request(problems, strategies, budgets, samples_per_problem)
+    config = {
+        "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
+        "strategies": list(strategies),
+        "budgets": list(budgets),
+        "samples_per_problem": samples_per_problem,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "num_problems": len(problems),
+        "problems_fingerprint": _fingerprint(problems),
+        "training": training_of(reasoner.metadata),
+    }
+    _claim(config_path, config, path)
+    _solve_pending(reasoner, problems, config, path)
+    return config
+
+
+def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]:
+    """Yield the traces of a JSONL file one by one.
+
+    Args:
+        path: as `sample_traces` wrote it.
+        ids: gathers the ids of the problems that are met on the way.
+
+    Raises:
+        BadInput: the file is missing, or a line is malformed or lacks a field of a trace (its number is named).
+    """
+    for number, trace in enumerate(read_jsonl(path), start=1):
+        missing = [name for name in _NEEDED if name not in trace]
+        if missing:
+            raise BadInput(
+                f"{path}, trace {number}: no {missing[0]!r} in it; give a file that "
+                "`efficient-reasoning data sample` or `evaluate` wrote."
+            )
+        if ids is not None:
+            ids.add(trace["id"])
+        yield trace
+
+
+def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
+    """The seed of one sample: 31 bits that depend on nothing but the arguments."""
+    digest = hashlib.blake2b(f"{seed}/{sample_index}/{problem_id}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def training_of(metadata: ReasoningMetadata | None) -> dict | None:
+    """What tells a checkpoint from another of the same name; None for a model that this toolkit did not make."""
+    names = ("method", "stage", "data_fingerprint", "seed")
+    return None if metadata is None else {name: getattr(metadata, name) for name in names}
+
+
+def tokenizer_hash(tokenizer) -> str:
+    """Hash of the vocabulary: where it is equal, the ids of two traces mean the same."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
+    return hashlib.blake2b(vocabulary.encode(), digest_size=8).hexdigest()
+
+
+def floor_tokens(problem: Mapping, thinking: ThinkingFormat) -> int | None:
+    """Length of the shortest solution that still thinks, in this model's tokens; None where nobody knows it.
+
+    Problems of the built-in families are written out as bare equations; others may bring `metadata.floor_tokens`.
+    """
+    metadata = problem.get("metadata") or {}
+    if "floor_tokens" in metadata or metadata.get("family") not in FAMILIES:
+        return metadata.get("floor_tokens")
+    equations = FAMILIES[metadata["family"]].chain(problem, "equations", random.Random(0))
+    text = thinking.write(equations.strip(), problem["answer"])
+    return len(thinking.tokenizer.encode(text, add_special_tokens=False))
+
+
+def budget_label(budget_tokens: int | None) -> str:
+    return "unlimited" if budget_tokens is None else f"{budget_tokens} tokens"
+
+
+def _check_request(
+    problems: Sequence[Mapping], strategies: Sequence[str], budgets: Sequence[int | None], samples_per_problem: int
+) -> None:
+    for name, values in (("problems", problems), ("strategies", strategies), ("budgets", budgets)):
+        if not values:
+            raise BadInput(f"There are no {name} to run; give at least one.")
+    for name in strategies:
+        inference.get_strategy(name)
+    for budget in budgets:
+        if budget is not None and budget < 1:
+            raise BadInput(f"budget_tokens is {budget}; give at least 1, or none for no limit.")
+    if samples_per_problem < 1:
+        raise BadInput(f"samples_per_problem is {samples_per_problem}; give at least 1.")
+    seen: set[str] = set()
+    for problem in problems:
+        if problem["id"] in seen:
+            raise BadInput(
+                f"Problem id {problem['id']!r} occurs twice; samples are told apart by it, so make ids unique."
+            )
+        seen.add(problem["id"])
+
+
+def _fingerprint(problems: Sequence[Mapping]) -> str:
+    rows = sorted(
+        json.dumps([problem.get(key) for key in ("id", "question", "answer", "task")]) for problem in problems
+    )
+    return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
+
+
+def _claim(config_path: Path, config: dict, path: Path) -> None:
+    """Make `path` the file of this configuration, or refuse."""
+    if config_path.is_file():
+        earlier = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in config.keys() | earlier.keys() if config.get(key) != earlier.get(key))
+        if differing:
+            raise BadInput(f"{config_path}: holds a run that differs in {', '.join(differing)}; choose another out.")
+    elif path.exists():
+        raise BadInput(f"{path}: was there before, without its {config_path.name}; choose another out.")
+    else:
+        with atomic_file(config_path) as stream:
+            stream.write(f"# Made {path.name}; the same command with the same settings resumes it.\n")
+            yaml.safe_dump(config, stream, sort_keys=False)
+
+
+def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path) -> None:
+    from tqdm import tqdm
+
+    done = _finished(path)
+    points = [(strategy, budget) for strategy in config["strategies"] for budget in config["budgets"]]
+    samples = [(problem, index) for problem in problems for index in range(config["samples_per_problem"])]
+    made_with = {
+        "model": config["model"],
+        "temperature": config["temperature"],
+        "tokenizer_hash": tokenizer_hash(reasoner.tokenizer),
+    }
+    with (
+        open(path, "a", encoding="utf-8") as stream,
+        tqdm(
+            total=len(points) * len(samples),
+            initial=len(done),
+            unit="sample",
+            smoothing=0.1,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file keeps every state of the bar
+        ) as bar,
+    ):
+        for strategy, budget in points:
+            bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}")
+            pending = [sample for sample in samples if (strategy, budget, sample[0]["id"], sample[1]) not in done]
+            for start in range(0, len(pending), CHUNK_REQUESTS):
+                chunk = pending[start : start + CHUNK_REQUESTS]
+                finished = bar.n + len(chunk)
+                rows = _solve_chunk(reasoner, chunk, strategy, budget, config, bar.update)
+                stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
+                stream.flush()
+                os.fsync(stream.fileno())
+                # A strategy may call the engine several times a problem, or report nothing.
+                bar.update(finished - bar.n)
+
+
+def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
+    """Keys of the samples on the disk, after cutting off a line that a kill has torn."""
+    if not path.is_file():
+        return set()
+    with open(path, "rb+") as stream:
+        stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
+    return {(row["strategy"], row["budget_tokens"], row["id"], row["sample_index"]) for row in read_jsonl(path)}
+
+
+def _solve_chunk(
+    reasoner: Reasoner,
+    chunk: Sequence[tuple[Mapping, int]],
+    strategy: str,
+    budget_tokens: int | None,
+    config: dict,
+    progress: Callable[[int], object],
+) -> list[dict]:
+    """Lines for a chunk of (problem, sample index), in its order."""
+    problems = [problem for problem, _ in chunk]
+    seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
+    solutions = inference.solve_many(
+        reasoner,
+        [problem["question"] for problem in problems],
+        strategy=strategy,
+        budget_tokens=budget_tokens,
+        seeds=seeds,
+        temperature=config["temperature"],
+        top_p=config["top_p"],
+        top_k=config["top_k"],
+        max_new_tokens=config["max_new_tokens"],
+        progress=progress,
+    )
+    verdicts = answers.verify_many(problems, [solution.answer for solution in solutions])
+    return [
+        _sample(reasoner, problem, solution)
+        | {"strategy": strategy, "budget_tokens": budget_tokens, "sample_index": index, "seed": seed}
+        | {"correct": bool(correct)}
+        for (problem, index), seed, solution, correct in zip(chunk, seeds, solutions, verdicts, strict=True)
+    ]
+
+
+def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
+    """The problem and what came back."""
+    return {
+        **{key: problem[key] for key in _PROBLEM if key in problem},
+        "prompt": make_prompt(reasoner.tokenizer, problem["question"]),
+        "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
+        "prompt_ids": list(solution.prompt_ids),
+        "completion_ids": list(solution.completion_ids),
+        "thinking": solution.thinking,
+        "final_answer": solution.answer,
+        "thinking_tokens": solution.thinking_tokens,
+        "answer_tokens": solution.answer_tokens,
+        "total_tokens": solution.total_tokens,
+        "floor_tokens": floor_tokens(problem, reasoner.thinking),
+        "truncated": solution.truncated,
+        "forced_close": solution.forced_close,
+        "empty_answer": not solution.answer.strip(),
+        "spend": solution.spend.as_dict(),
+    }
+
+
+def _completion_text(reasoner: Reasoner, solution: Solution) -> str:
+    """What the ids before EOS spell, delimiters included.
+
+    A template that opens the block in the prompt renders finished turns whole, so there the opening is put back.
+    """
+    thinking = reasoner.thinking
+    opening = thinking.open([]) if thinking.prompt_opens(solution.prompt_ids) else []
+    # The total counts exactly the ids before EOS and padding. Cleaning up would change white space.
+    ids = [*opening, *solution.completion_ids[: solution.total_tokens]]
+    return reasoner.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -1,0 +1,55 @@
+"""Reinforcement learning with a length reward, through TRL's GRPOTrainer.
+
+Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs; `efficient-reasoning data
+reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does.
+
+    efficient-reasoning train rl_length --config configs/rl_length/arora_zanette_overthinker.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from efficient_reasoning.config import parse, run
+from efficient_reasoning.training import FinetuningArguments
+
+
+@dataclass(kw_only=True)
+class LengthRewardArguments(FinetuningArguments):
+    """Where to start, the problems, and the reward."""
+
+    reward: str = field(metadata={"help": "Name of the length reward, such as kimi or arora_zanette."})
+    reward_parameters: dict = field(
+        default_factory=dict, metadata={"help": "Parameters of the reward, such as {weight: 0.5}."}
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, config = parse(LengthRewardArguments, trainer="trl:GRPOConfig", argv=argv, doc=__doc__)
+    from trl import GRPOTrainer
+
+    from efficient_reasoning import training
+    from efficient_reasoning.prompts import template_kwargs
+    from efficient_reasoning.rewards import get_length_reward
+
+    training.start(arguments, config)
+    base = training.load_base(arguments.model)
+    rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
+    reward = get_length_reward(arguments.reward, thinking=base.thinking, **arguments.reward_parameters)
+    if arguments.dry_run:
+        training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
+        return
+    # The switch that a template knows has to say in training what it says in inference.
+    config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
+    trainer = GRPOTrainer(
+        model=base.path,
+        reward_funcs=reward,
+        args=config,
+        train_dataset=rows,
+        processing_class=base.tokenizer,
+    )
+    training.finish(trainer, base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}"))
+
+
+if __name__ == "__main__":
+    run(main)

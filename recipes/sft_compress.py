@@ -1,0 +1,52 @@
+"""Fine-tune on compressed chains of thought (or on any rows with `prompt` and `completion`).
+
+The rows come from a data tool, such as `efficient-reasoning data shortest_correct`; TRL's SFTTrainer trains on them
+unchanged, on the completions only.
+
+    efficient-reasoning train sft_compress --config configs/sft_compress/shortest_correct_overthinker.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from efficient_reasoning.config import parse, run
+from efficient_reasoning.training import FinetuningArguments
+
+
+@dataclass(kw_only=True)
+class CompressArguments(FinetuningArguments):
+    """Where to start and what to train on."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, config = parse(CompressArguments, trainer="trl:SFTConfig", argv=argv, doc=__doc__)
+    from trl import SFTTrainer
+    from trl.chat_template_utils import get_training_chat_template
+
+    from efficient_reasoning import training
+    from efficient_reasoning.prompts import keeps_thinking
+
+    training.start(arguments, config)
+    base = training.load_base(arguments.model)
+    rows = training.load_rows(arguments.data, ("prompt", "completion"))
+    metadata = base.metadata_of(rows, stage="sft", method=rows[0].get("method", "sft"))
+    # Some templates strip the thinking of finished turns; those train with TRL's version and keep their own.
+    own_template = base.tokenizer.chat_template
+    if not keeps_thinking(base.tokenizer, base.thinking):
+        base.tokenizer.chat_template = get_training_chat_template(base.tokenizer)
+    if arguments.dry_run:
+        training.dry_run(base, rows, config, limit_tokens=config.max_length)
+        return
+    trainer = SFTTrainer(
+        model=base.path,
+        args=config,
+        train_dataset=rows.select_columns(["prompt", "completion"]),
+        processing_class=base.tokenizer,
+    )
+    base.tokenizer.chat_template = own_template
+    training.finish(trainer, metadata)
+
+
+if __name__ == "__main__":
+    run(main)

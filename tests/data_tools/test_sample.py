@@ -1,0 +1,72 @@
+"""The way from problems to training rows, with the shipped configs and the embedded model."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_tools import reference_lengths, sample, shortest_correct
+from efficient_reasoning.config import find_config
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import read_jsonl
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--config", "data/sample_overthinker", "--num_problems", "6", "--samples_per_problem", "2"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The configs name their files relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs" / "quickstart"
+
+
+def test_the_shipped_configs_lead_from_problems_to_rows(here, capsys):
+    sample.main(TINY)
+    traces = list(read_jsonl(here / "traces.jsonl"))
+    assert len(traces) == 12 == len({(trace["id"], trace["seed"]) for trace in traces})
+    assert "12 traces, " in capsys.readouterr().out
+
+    shortest_correct.main(["--config", "data/shortest_correct_overthinker"])
+    rows = list(read_jsonl(here / "shortest_correct.jsonl"))
+    assert all(row["completion"].startswith("<think>") and "</think>" in row["completion"] for row in rows)
+    correct = {trace["id"] for trace in traces if trace["correct"] and trace["thinking_tokens"]}
+    assert {row["source_id"] for row in rows} == correct != set()
+
+    reference_lengths.main(["--config", "data/reference_lengths_overthinker"])
+    rows = list(read_jsonl(here / "reference_lengths.jsonl"))
+    assert {row["source_id"] for row in rows} == {trace["id"] for trace in traces if trace["correct"]}
+
+
+def test_the_same_command_again_keeps_what_is_there(here, monkeypatch):
+    sample.main(TINY)
+    before = (here / "traces.jsonl").read_bytes()
+    monkeypatch.setattr("efficient_reasoning.inference.solve_many", None)  # nothing is left to solve
+    sample.main(TINY)
+    assert (here / "traces.jsonl").read_bytes() == before
+    with pytest.raises(BadInput, match=r"traces\.config\.yaml: holds a run that differs in temperature"):
+        sample.main([*TINY, "--temperature", "0.6"])
+    assert (here / "traces.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths"])
+def test_help_is_light(tool):
+    code = (
+        f"import runpy, sys; sys.argv = ['{tool}.py', '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'data_tools' / f'{tool}.py')!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout
+
+
+@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths"])
+def test_a_config_begins_with_its_command(tool):
+    first_line = find_config(f"data/{tool}_overthinker").read_text().splitlines()[0]
+    assert first_line == f"# efficient-reasoning data {tool} --config configs/data/{tool}_overthinker.yaml"

@@ -1,0 +1,206 @@
+"""What a checkpoint lacks is said in one sentence; what it holds comes back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from efficient_reasoning import checkpoint
+from efficient_reasoning.checkpoint import (
+    ReasoningMetadata,
+    check_checkpoint,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+    thinking_format,
+)
+from efficient_reasoning.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A model of a few hundred parameters, as `save_pretrained` leaves it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("saved")
+    words = ["<unk>", "<eos>", "<think>", "</think>", "[T]", "[/T]", *map(str, range(10))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        dtype="bfloat16",
+    )
+    Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+# ---- loading ----
+
+
+def test_a_whole_checkpoint_loads(folder):
+    check_checkpoint(str(folder))
+    model, tokenizer = load_model(str(folder), device="cpu"), load_tokenizer(str(folder))
+    assert model.dtype == torch.float32 and not model.training
+    assert load_model(str(folder), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    # Decoding a batch needs both: the tokenizer came without a padding token.
+    assert tokenizer.padding_side == "left" and tokenizer.pad_token == "<eos>"
+    batch = tokenizer(["1 2 3", "4"], padding=True, return_tensors="pt")
+    assert model(**batch).logits.shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "no config.json, so this is no model folder"),
+        ("tokenizer.json", "the checkpoint has no tokenizer; copy tokenizer.json from the base model"),
+        ("model.safetensors", r"the checkpoint has no weights \(\*\.safetensors\)"),
+    ],
+)
+def test_a_missing_file_is_named(folder, name, message):
+    (folder / name).unlink()
+    for load in (check_checkpoint, load_model, load_tokenizer):
+        with pytest.raises(BadInput, match=rf"model: {message}"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("kept_share", [0.0, 0.001, 0.3, 0.999])
+def test_truncated_weights_are_named(folder, kept_share):
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    kept = int(len(content) * kept_share)
+    weights.write_bytes(content[:kept])
+    with pytest.raises(BadInput, match=rf"model\.safetensors: truncated safetensors file \({kept:,} bytes\); copy or"):
+        load_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda content: bytes(len(content)), lambda content: content + b"more", bytes.swapcase]
+)
+def test_overwritten_weights_are_named(folder, spoil):
+    """Zeros are what a file holds whose blocks never reached the disk before a power cut."""
+    weights = folder / "model.safetensors"
+    weights.write_bytes(spoil(weights.read_bytes()))
+    with pytest.raises(BadInput, match=r"model\.safetensors: truncated safetensors file"):
+        check_checkpoint(str(folder))
+
+
+def test_the_shard_that_is_cut_is_named(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model-00002-of-00002.safetensors").write_bytes(content[:-1])
+    with pytest.raises(BadInput, match=r"model-00002-of-00002\.safetensors: truncated"):
+        check_checkpoint(str(folder))
+
+
+def test_weights_without_tensors_are_whole(folder):
+    from safetensors.torch import save_file
+
+    save_file({}, folder / "extra.safetensors")
+    check_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("name", ["/none/such", "./none", "../none", "~/none", "runs/none/checkpoint-3"])
+def test_a_path_that_is_not_there_is_no_hub_id(name):
+    with pytest.raises(BadInput, match="no such checkpoint folder; check the path"):
+        check_checkpoint(name)
+
+
+def test_hub_ids_pass_unchecked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2", "Qwen/Qwen3-0.6B"):
+        check_checkpoint(name)
+    # The same words as a folder are the folder.
+    (tmp_path / "Qwen/Qwen3-0.6B").mkdir(parents=True)
+    with pytest.raises(BadInput, match="this is no model folder"):
+        check_checkpoint("Qwen/Qwen3-0.6B")
+
+
+def test_the_embedded_model_has_a_short_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "ASSETS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "overthinker").mkdir()
+    assert resolve_model("overthinker") == str(tmp_path / "overthinker")
+    for name in ("other", "Qwen/Qwen3-0.6B", "./overthinker", "overthinker/", "..", ""):
+        assert resolve_model(name) == name
+
+
+# ---- reasoning.json ----
+
+
+def test_metadata_comes_back(tmp_path):
+    metadata = ReasoningMetadata(
+        method="grpo kimi",
+        stage="rl",
+        base_model="overthinker",
+        open_text="[T]",
+        close_text="[/T]",
+        latent_steps=2,
+        trained_budget_range=(64, 256),
+        operating_points=[{"strategy": "budget-forcing", "budget_tokens": 96, "accuracy": 0.9, "total_tokens": 80.5}],
+        data_fingerprint="0123abcd",
+        seed=0,
+    )
+    metadata.save(tmp_path)
+    assert ReasoningMetadata.load(tmp_path) == metadata
+    assert set(metadata.versions) == {"torch", "transformers", "trl"}
+    ReasoningMetadata("pretrain", "pretrain").save(tmp_path)
+    assert ReasoningMetadata.load(tmp_path) == ReasoningMetadata("pretrain", "pretrain")
+
+
+def test_a_model_of_another_making_has_no_metadata(folder):
+    assert ReasoningMetadata.load(folder) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"method": "sft"}',
+        '{"method": "sft", "stage": "sft", "colour": "red"}',
+        '{"method": "sft", "stage": "sft", "trained_budget_range": 5}',
+        b"\xff\xfe",
+    ],
+)
+def test_metadata_that_is_not_ours_is_named(tmp_path, content):
+    path = tmp_path / "reasoning.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(
+        BadInput, match=r"reasoning\.json: not a valid reasoning\.json .*restore the file or delete it"
+    ):
+        ReasoningMetadata.load(tmp_path)
+
+
+def test_metadata_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    ReasoningMetadata("sft", "sft").save(tmp_path)
+    with pytest.raises(TypeError):
+        ReasoningMetadata("sft", "sft", operating_points=[{"accuracy": object()}]).save(tmp_path)
+    assert json.loads((tmp_path / "reasoning.json").read_text())["method"] == "sft"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_delimiters_come_from_the_metadata_else_from_the_tokenizer(folder):
+    tokenizer = load_tokenizer(str(folder))
+    trained_with = ReasoningMetadata("sft", "sft", open_text="[T]", close_text="[/T]")
+    assert thinking_format(tokenizer, trained_with).open_text == "[T]"
+    assert thinking_format(tokenizer, None).open_text == "<think>"
+    assert thinking_format(tokenizer, None, eos_ids=[7]).eos_ids == {1, 7}

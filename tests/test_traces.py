@@ -1,0 +1,215 @@
+"""Traces: complete, resumable, and the very tokens that the model wrote. Made with the embedded overthinker."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from itertools import islice
+
+import pytest
+
+from efficient_reasoning import answers
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.inference import Completion, Ledger, load_reasoner
+from efficient_reasoning.problems import draw_problems
+from efficient_reasoning.prompts import encode_prompt
+from efficient_reasoning.thinking import ThinkingFormat
+from efficient_reasoning.traces import floor_tokens, read_traces, sample_traces, tokenizer_hash
+
+SETTINGS = {
+    "strategies": ["budget-forcing"],
+    "budgets": [None],
+    "samples_per_problem": 2,
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "top_k": 20,
+    "max_new_tokens": 320,
+    "seed": 0,
+}
+CONTRACT = {
+    *("id", "question", "answer", "task", "difficulty", "metadata"),
+    *("prompt", "completion", "prompt_ids", "completion_ids", "tokenizer_hash", "thinking", "final_answer", "correct"),
+    *("truncated", "thinking_tokens", "answer_tokens", "total_tokens", "model", "seed", "temperature"),
+    *("strategy", "budget_tokens", "sample_index", "forced_close", "empty_answer", "floor_tokens", "spend"),
+}
+OPENING_TEMPLATE = (  # as DeepSeek-R1's and Qwen3.5's: the generation prompt opens the block
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: <think>\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def reasoner():
+    return load_reasoner("overthinker")
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return list(islice(draw_problems("mixed", "validation"), 6))
+
+
+def sampled(reasoner, problems, folder, **settings) -> list[dict]:
+    path = folder / "traces.jsonl"
+    sample_traces(reasoner, problems, **SETTINGS | settings, path=path, config_path=folder / "traces.config.yaml")
+    return list(read_traces(path))
+
+
+@pytest.fixture(scope="module")
+def folder(reasoner, problems, tmp_path_factory):
+    """Twelve traces on the disk."""
+    folder = tmp_path_factory.mktemp("traces")
+    sampled(reasoner, problems, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def traces(folder):
+    return list(read_jsonl(folder / "traces.jsonl"))
+
+
+class Scripted:
+    """An engine that always decodes the same ids."""
+
+    def __init__(self, ids: list[int], finished: bool):
+        self.ids, self.finished = ids, finished
+
+    def generate(self, requests):
+        return [Completion(self.ids, self.finished, Ledger(decoded_tokens=len(self.ids))) for _ in requests]
+
+
+def scripted(reasoner, text: str, finished: bool = True, template: str | None = None):
+    """The reasoner with its tokenizer, always saying `text`."""
+    tokenizer = copy.deepcopy(reasoner.tokenizer)
+    tokenizer.chat_template = template
+    ids = tokenizer.encode(text) + finished * [tokenizer.eos_token_id]
+    thinking = ThinkingFormat.from_tokenizer(tokenizer)
+    return dataclasses.replace(reasoner, engine=Scripted(ids, finished), tokenizer=tokenizer, thinking=thinking)
+
+
+def test_a_trace_is_what_the_contract_says(reasoner, problems, traces):
+    assert len(traces) == 12
+    assert all(trace.keys() == CONTRACT for trace in traces)
+    by_id = {problem["id"]: problem for problem in problems}
+    for trace in traces:
+        problem = by_id[trace["id"]]
+        assert {key: trace[key] for key in problem} == problem
+        assert trace["prompt_ids"] == encode_prompt(reasoner.tokenizer, trace["prompt"])
+        assert trace["correct"] == answers.verify(problem, trace["final_answer"])
+        assert trace["total_tokens"] > trace["thinking_tokens"] + trace["answer_tokens"]
+        assert trace["floor_tokens"] == floor_tokens(problem, reasoner.thinking)
+        assert trace["tokenizer_hash"] == tokenizer_hash(reasoner.tokenizer)
+        assert (trace["model"], trace["temperature"]) == ("overthinker", 0.6)
+    assert sum(trace["correct"] for trace in traces) >= 9
+    assert len({(trace["id"], trace["seed"]) for trace in traces}) == 12
+
+
+def test_a_completion_is_the_decoded_ids_up_to_their_end(reasoner, traces):
+    for trace in traces:
+        assert trace["completion"] + "<|end|>" == reasoner.tokenizer.decode(trace["completion_ids"])
+        assert trace["completion"].startswith("<think>") and "</think>" in trace["completion"]
+        assert trace["total_tokens"] == len(trace["completion_ids"]) - 1
+
+
+def test_a_trace_that_was_cut_off_ends_where_it_ended(reasoner, problems, tmp_path):
+    [trace] = sampled(
+        scripted(reasoner, "<think>First, 3+", finished=False), problems[:1], tmp_path, samples_per_problem=1
+    )
+    assert trace["completion"] == "<think>First, 3+"
+    assert trace["truncated"] and trace["empty_answer"] and not trace["correct"]
+    assert trace["total_tokens"] == len(trace["completion_ids"])
+
+
+def test_a_forced_close_is_part_of_the_completion(reasoner, problems, tmp_path):
+    forced = [trace for trace in sampled(reasoner, problems, tmp_path, budgets=[24]) if trace["forced_close"]]
+    assert forced
+    for trace in forced:
+        assert trace["completion"].startswith(f"<think>{trace['thinking']}")
+        assert trace["completion"].endswith(f"</think>{trace['final_answer']}")
+        assert trace["budget_tokens"] == 24 >= trace["total_tokens"]
+
+
+def test_a_block_that_the_template_opens_is_whole_in_the_row(reasoner, problems, tmp_path):
+    talker = scripted(reasoner, "1+1=2\n</think>\n\n2", template=OPENING_TEMPLATE)
+    [trace] = sampled(talker, problems[:1], tmp_path, samples_per_problem=1)
+    assert trace["prompt"] == [{"role": "user", "content": problems[0]["question"]}]
+    assert trace["completion"] == [{"role": "assistant", "content": "<think>\n1+1=2\n</think>\n\n2"}]
+    assert talker.tokenizer.decode(trace["prompt_ids"]).endswith("assistant: <think>\n")
+    assert "<think>" not in talker.tokenizer.decode(trace["completion_ids"])
+
+
+def test_the_floor_is_the_bare_equations(reasoner):
+    problem = {"answer": "2", "metadata": {"family": "sums", "terms": [69, 2, -69]}}
+    shortest = reasoner.tokenizer.encode("<think>69+2=71\n71-69=2</think>2")
+    assert floor_tokens(problem, reasoner.thinking) == len(shortest) == 18
+    farm = {"family": "heads_and_legs", "heads": 9, "legs": 26, "asked": "rabbits"}
+    equations = reasoner.tokenizer.encode("<think>9*2=18\n26-18=8\n8/2=4</think>4")
+    assert floor_tokens({"answer": "4", "difficulty": 1, "metadata": farm}, reasoner.thinking) == len(equations)
+
+
+def test_who_knows_no_floor_has_none(reasoner):
+    assert floor_tokens({"answer": "2"}, reasoner.thinking) is None
+    assert floor_tokens({"answer": "2", "metadata": {"family": "riddles"}}, reasoner.thinking) is None
+    assert floor_tokens({"answer": "2", "metadata": {"floor_tokens": 9}}, reasoner.thinking) == 9
+
+
+def test_the_model_thinks_more_than_the_floor(traces):
+    assert sum(trace["total_tokens"] for trace in traces) > 2 * sum(trace["floor_tokens"] for trace in traces)
+
+
+def without_cost(trace: dict) -> str:
+    return json.dumps({key: value for key, value in trace.items() if key != "spend"})
+
+
+def test_a_cut_file_is_continued_with_the_same_traces(reasoner, problems, folder, traces, tmp_path, monkeypatch):
+    monkeypatch.setattr("efficient_reasoning.traces.CHUNK_REQUESTS", 3)
+    lines = (folder / "traces.jsonl").read_bytes().splitlines(keepends=True)
+    shutil.copy(folder / "traces.config.yaml", tmp_path)
+    (tmp_path / "traces.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:99])
+    assert list(map(without_cost, sampled(reasoner, problems, tmp_path))) == list(map(without_cost, traces))
+    assert (tmp_path / "traces.jsonl").read_bytes().startswith(b"".join(lines[:7]))
+
+
+def test_one_bar_that_stays_short_in_a_log(reasoner, problems, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("efficient_reasoning.traces.CHUNK_REQUESTS", 1)
+    sampled(scripted(reasoner, "<think></think>1"), problems, tmp_path)
+    log = capsys.readouterr().err
+    assert "overthinker: budget-forcing, unlimited: 100%" in log and "12/12" in log
+    assert log.count("\r") <= 5
+
+
+def test_a_file_of_unknown_making_is_left_alone(reasoner, problems, tmp_path):
+    (tmp_path / "traces.jsonl").write_text("precious\n")
+    with pytest.raises(BadInput, match=r"without its traces\.config\.yaml; choose another out"):
+        sampled(reasoner, problems, tmp_path)
+    assert (tmp_path / "traces.jsonl").read_text() == "precious\n"
+    assert not (tmp_path / "traces.config.yaml").exists()
+
+
+def test_the_hash_tells_vocabularies_apart(reasoner):
+    other = copy.deepcopy(reasoner.tokenizer)
+    assert tokenizer_hash(other) == tokenizer_hash(reasoner.tokenizer)
+    other.add_tokens(["<|new|>"])
+    assert tokenizer_hash(other) != tokenizer_hash(reasoner.tokenizer)
+
+
+def test_reading_gathers_the_problems(traces, tmp_path):
+    write_jsonl(tmp_path / "traces.jsonl", traces)
+    ids: set[str] = set()
+    assert list(read_traces(tmp_path / "traces.jsonl", ids)) == traces == list(read_jsonl(tmp_path / "traces.jsonl"))
+    assert ids == {trace["id"] for trace in traces}
+
+
+def test_files_that_are_no_traces_are_named(traces, tmp_path):
+    path = tmp_path / "traces.jsonl"
+    with pytest.raises(BadInput, match=r"traces\.jsonl: no such file"):
+        list(read_traces(path))
+    lacking = {key: value for key, value in traces[1].items() if key != "total_tokens"}
+    write_jsonl(path, [traces[0], lacking])
+    with pytest.raises(BadInput, match=r"traces\.jsonl, trace 2: no 'total_tokens' in it"):
+        list(read_traces(path))
+    path.write_text(json.dumps(traces[0]) + '\n{"id": \n')
+    with pytest.raises(BadInput, match=r"traces\.jsonl, line 2: not valid JSON"):
+        list(read_traces(path))
