@@ -127,11 +127,20 @@ def _check_safetensors(path: Path) -> None:
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer with padding on the left, where decoding needs it."""
+    """Load a tokenizer with padding on the left, where decoding needs it.
+
+    Raises:
+        BadInput: broken checkpoint, or a name that is neither a folder nor a model of the Hub.
+    """
     from transformers import AutoTokenizer
 
     check_checkpoint(model)
-    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    except OSError as error:
+        if Path(model).is_dir():
+            raise
+        raise BadInput(f"{model}: neither a folder nor a model that the Hub lets us load; check the name.") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -5,8 +5,7 @@
 2. The command line is more YAML: `--key value` means what `key: value` means in the file, and wins over it.
 3. `TrlParser` checks neither types, choices, null nor NaN of a YAML file. Here every value, from either source, first
    has to fit the annotation of its field; one that does not is named with its file and line. What fits is handed to
-   `TrlParser`, which builds the trainer's dataclass. Annotations that are neither plain types nor containers of them
-   are left to the trainer.
+   `TrlParser`, which builds the trainer's dataclass and judges annotations other than plain types and containers.
 
     arguments, trainer_config = parse(Arguments, trainer="trl:GRPOConfig", doc=__doc__)
 """
@@ -58,11 +57,17 @@ def recipe_path(name: str, kind: str = "recipes") -> Path:
     return known[name]
 
 
-def find_config(name: str) -> Path:
+def _own_configs() -> str:
+    """The pattern of the running program's shipped configs: `RECIPE/*.yaml`, of a data tool `data/TOOL_*.yaml`."""
+    program = Path(sys.argv[0]).resolve()
+    return f"data/{program.stem}_*.yaml" if program.parent.name == "data_tools" else f"{program.stem}/*.yaml"
+
+
+def find_config(name: str, own: str = "*") -> Path:
     """A configuration by path or, for those shipped with the toolkit, by name.
 
     `l1_tiny`, `rl_length/l1_tiny`, `rl_length/l1_tiny.yaml` and `configs/rl_length/l1_tiny.yaml` are all names of the
-    same shipped file, from any directory.
+    same shipped file, from any directory. Of several with one name, the one that fits the pattern `own` is meant.
 
     Raises:
         BadInput: neither a file nor the name of exactly one shipped configuration.
@@ -72,8 +77,8 @@ def find_config(name: str) -> Path:
     root = folder("configs")
     shipped = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.*")) if path.is_file()}
     wanted = name.removeprefix("configs/")
-    spellings = (f"/{wanted}", f"/{wanted}.yaml", f"/{wanted}.json")
-    found = [key for key in shipped if f"/{key}".endswith(spellings)]
+    found = [key for key in shipped if f"/{key}".endswith((f"/{wanted}", f"/{wanted}.yaml", f"/{wanted}.json"))]
+    found = [key for key in found if Path(key).match(own)] or found
     if len(found) > 1:
         raise BadInput(f"{name!r} is the name of several shipped configs; write one of {', '.join(found)}.")
     if not found:
@@ -117,7 +122,7 @@ def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = No
     words = options.pop("config", None)
     if words is not None and (len(words) != 1 or not words[0]):
         raise BadInput("--config needs one value: a YAML file, or the name of a shipped config.")
-    path = find_config(words[0]) if words else None
+    path = find_config(words[0], _own_configs()) if words else None
     where = str(path or "command line")
     in_file = _read_yaml(path) if path else {}
     if "env" in in_file:
@@ -301,10 +306,8 @@ def _fit(annotation: object, value: object) -> object:
         value = [_fit(inner[0], element) for element in value]
     if origin is dict and inner and isinstance(value, dict):
         value = {_fit(inner[0], key): _fit(inner[1], item) for key, item in value.items()}
-    if origin is float:
-        fits = type(value) in (int, float)
-    elif origin in (bool, int, str, list, dict, types.NoneType):
-        fits = type(value) is origin
+    if origin in (bool, int, float, str, list, dict, types.NoneType):
+        fits = type(value) is origin or (type(value), origin) == (int, float)
     elif origin is typing.Literal:
         fits = any(value == choice and type(value) is type(choice) for choice in inner)
     elif isinstance(origin, enum.EnumMeta):
@@ -364,12 +367,9 @@ def _show(value: object) -> str:
 
 def _help(own: type, trainer: str | None, with_trainer: bool, doc: str) -> str:
     """Fields under the class that declares them, the program's own first; the trainer's only on demand."""
-    program = Path(sys.argv[0])
-    shipped = ", ".join(path.stem for path in sorted((folder("configs") / program.stem).glob("*.yaml")))
-    lines = [inspect.cleandoc(doc), "", f"usage: {program.name} [--config FILE] [--key value ...]", ""]
-    lines += _help_line(
-        "config", "YAML file of the keys below, or the name of a shipped one", shipped or "none shipped"
-    )
+    shipped = ", ".join(sorted(path.stem for path in folder("configs").glob(_own_configs())))
+    lines = [inspect.cleandoc(doc), "", f"usage: {Path(sys.argv[0]).name} [--config FILE] [--key value ...]", ""]
+    lines += _help_line("config", "YAML file of these keys, or the name of a shipped one", shipped or "none shipped")
     if trainer is not None:
         lines += _help_line("help-all", "adds the trainer's keys to this list", trainer)
     shown: set[str] = set()

@@ -184,18 +184,26 @@ def _fingerprint(problems: Sequence[Mapping]) -> str:
 
 
 def _claim(config_path: Path, config: dict, path: Path) -> None:
-    """Make `path` the file of this configuration, or refuse."""
+    """Make `path` the file of this configuration or of one with more points, or refuse."""
     if config_path.is_file():
         earlier = yaml.safe_load(config_path.read_text(encoding="utf-8"))
         differing = sorted(key for key in config.keys() | earlier.keys() if config.get(key) != earlier.get(key))
-        if differing:
+        # Points may be added to a run: those that are there stay as they are.
+        grown = [key for key in ("strategies", "budgets") if all(value in config[key] for value in earlier[key])]
+        if not set(differing) <= set(grown):
             raise BadInput(f"{config_path}: holds a run that differs in {', '.join(differing)}; choose another out.")
+        if differing:
+            _write_config(config_path, config, path)
     elif path.exists():
         raise BadInput(f"{path}: was there before, without its {config_path.name}; choose another out.")
     else:
-        with atomic_file(config_path) as stream:
-            stream.write(f"# Made {path.name}; the same command with the same settings resumes it.\n")
-            yaml.safe_dump(config, stream, sort_keys=False)
+        _write_config(config_path, config, path)
+
+
+def _write_config(config_path: Path, config: dict, path: Path) -> None:
+    with atomic_file(config_path) as stream:
+        stream.write(f"# Made {path.name}; the same command with the same settings resumes it.\n")
+        yaml.safe_dump(config, stream, sort_keys=False)
 
 
 def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path) -> None:

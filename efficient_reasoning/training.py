@@ -5,7 +5,8 @@
     training.finish(trainer, metadata)         # resume, train, save whole or not at all, card, push
 
 A run is resumed by the command that started it. Its `output_dir` remembers the configuration (`run.json`); another
-configuration in the same folder is refused instead of silently continuing from weights that it did not train.
+configuration in the same folder is refused instead of silently continuing from weights that it did not train. A run
+that left no weights, because its input was bad, holds nothing back.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import write_json
+from efficient_reasoning.files import read_numbered_jsonl, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,17 +71,18 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     """Seed everything and claim `output_dir` for this configuration.
 
     Raises:
-        BadInput: the folder holds checkpoints of another configuration.
+        BadInput: the folder holds weights that another configuration trained.
     """
     from transformers import set_seed
 
     set_seed(config.seed)
     if arguments.dry_run:
         return
-    path = Path(config.output_dir) / "run.json"
+    output = Path(config.output_dir)
+    path = output / "run.json"
     identity = dataclasses.asdict(arguments) | {name: getattr(config, name) for name in _IDENTITY}
     identity = json.loads(json.dumps(identity, default=str))
-    if path.is_file():
+    if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
         if differing:
@@ -94,20 +98,36 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     """Training rows from JSONL or Parquet.
 
     Raises:
-        BadInput: missing file, malformed line, no rows, or a missing column.
+        BadInput: missing file, malformed line, no rows, a missing column, or one that mixes text and numbers.
     """
     from datasets import Dataset
 
-    from efficient_reasoning.files import read_jsonl
-
     if not Path(path).is_file():
         raise BadInput(f"{path}: no such file of training rows; `efficient-reasoning data` writes them.")
-    rows = Dataset.from_parquet(path) if path.endswith(".parquet") else Dataset.from_list(list(read_jsonl(path)))
+    if path.endswith(".parquet"):
+        rows = Dataset.from_parquet(path)
+    else:
+        # Objects with different keys (metadata) stay as they are, instead of being filled up with each other's keys.
+        rows = Dataset.from_list(_read_rows(path, required), on_mixed_types="use_json")
     if len(rows) == 0:
         raise BadInput(f"{path}: no training rows in it; look at what the data tool kept.")
     missing = [name for name in required if name not in rows.column_names]
     if missing:
         raise BadInput(f"{path}: column {missing[0]!r} is missing; the file has {', '.join(rows.column_names)}.")
+    return rows
+
+
+def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
+    rows, kinds = [], {}
+    for number, row in read_numbered_jsonl(path):
+        for name in required:
+            if name not in row:
+                raise BadInput(f"{path}, line {number}: no {name!r}; every row needs {', '.join(required)}.")
+        for name, value in row.items():
+            kind = "number" if isinstance(value, (int, float)) else type(value).__name__
+            if value is not None and kinds.setdefault(name, kind) != kind:
+                raise BadInput(f"{path}, line {number}: {name} is {kind}, but {kinds[name]} before; write one kind.")
+        rows.append(row)
     return rows
 
 
@@ -149,7 +169,7 @@ def load_base(model: str) -> Base:
     return Base(name, path, tokenizer, thinking)
 
 
-def fingerprint(rows: Dataset) -> str:
+def fingerprint(rows: Iterable[Mapping]) -> str:
     """Hash of the rows themselves: the same for the same rows, wherever they were built."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
@@ -158,14 +178,20 @@ def fingerprint(rows: Dataset) -> str:
 
 
 def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
-    """Train (resuming where a run was cut), then save the checkpoint, whole or not at all, with card and metadata."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """Train (resuming where a run was cut), then save the checkpoint, whole or not at all, with card and metadata.
+
+    Raises:
+        BadInput: the disk does not take the checkpoint.
+    """
+    from safetensors import SafetensorError
 
     from efficient_reasoning.hub import upload_folder, write_training_card
 
     output = Path(trainer.args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(str(output)))
+    # What goes to the Hub is named in hub.py; left to itself, the trainer would upload its pickles too.
+    push, trainer.args.push_to_hub = trainer.args.push_to_hub, False
+    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
     metadata.seed = trainer.args.seed
 
     # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
@@ -173,7 +199,13 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(unfinished, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model(str(unfinished))
+    try:
+        trainer.save_model(str(unfinished))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise BadInput(
+            f"{output}: the disk does not take the checkpoint ({error}); make room and run the same command again."
+        ) from error
     trainer.accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -183,38 +215,60 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     for path in sorted(unfinished.iterdir()):
         os.replace(path, output / path.name)
     unfinished.rmdir()
-    if trainer.args.push_to_hub:
+    if push:
         upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
     print(f"Saved {output}")
 
 
-def dry_run(base: Base, rows: Dataset, config: TrainingArguments, limit_tokens: int | None) -> None:
+def _last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that is whole: the trainer writes its state last, a run may be killed before that."""
+    states = output.glob("checkpoint-*/trainer_state.json")
+    newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)
+    return str(newest.parent) if newest else None
+
+
+def dry_run(
+    base: Base, rows: Dataset, config: TrainingArguments, limit_tokens: int | None, limit_has_prompt: bool = False
+) -> None:
     """Print what a fine-tuning run would cost, from the model on the meta device and one tokenised batch.
 
     Args:
         base: where the run starts.
         rows: training rows; their `total_tokens` or `reference_tokens` are the known lengths of completions.
         config: the trainer's arguments.
-        limit_tokens: length at which training cuts a row or a completion; None for no limit.
+        limit_tokens: length at which training cuts a completion; None for no limit.
+        limit_has_prompt: the limit holds for prompt and completion together.
     """
     from transformers import AutoConfig
 
     from efficient_reasoning.prompts import encode_prompt
 
-    rows_per_step = _rows_per_step(config)
-    batch = rows.select(range(min(rows_per_step, len(rows))))
-    lengths = [len(encode_prompt(base.tokenizer, prompt)) for prompt in batch["prompt"]]
+    samples_per_row = getattr(config, "num_generations", 1) * getattr(config, "num_iterations", 1)
+    batch = rows.select(range(min(_samples_per_step(config) // samples_per_row, len(rows))))
+    prompt_tokens = mean(len(encode_prompt(base.tokenizer, prompt)) for prompt in batch["prompt"])
     column = next((name for name in ("total_tokens", "reference_tokens") if name in rows.column_names), None)
     clipped = "unknown (the rows have no length column)"
     if column is not None:
-        lengths = [prompt + completion for prompt, completion in zip(lengths, batch[column], strict=True)]
-        share = sum(length > (limit_tokens or length) for length in rows[column]) / len(rows)
+        room_tokens = math.inf if limit_tokens is None else limit_tokens - limit_has_prompt * prompt_tokens
+        share = sum(length > room_tokens for length in rows[column]) / len(rows)
         clipped = f"{share:.1%} of the rows, longer than {limit_tokens} tokens"
-    print_costs(AutoConfig.from_pretrained(base.path), config, len(rows), sum(lengths) / len(lengths), clipped)
+        completion_tokens = mean(batch[column])
+    elif "completion" in rows.column_names:
+        texts = [text if isinstance(text, str) else text[0]["content"] for text in batch["completion"]]
+        completion_tokens = mean(map(len, base.tokenizer(texts)["input_ids"]))
+    else:
+        completion_tokens = limit_tokens
+    model_config = AutoConfig.from_pretrained(base.path)
+    print_costs(model_config, config, len(rows), prompt_tokens + completion_tokens, clipped, samples_per_row)
 
 
 def print_costs(
-    model_config: PretrainedConfig, config: TrainingArguments, num_rows: int, tokens_per_row: float, clipped: str
+    model_config: PretrainedConfig,
+    config: TrainingArguments,
+    num_rows: int,
+    tokens_per_sample: float,
+    clipped: str,
+    samples_per_row: int = 1,
 ) -> None:
     """The table of a dry run; the model is built on the meta device, which takes no memory."""
     import torch
@@ -223,20 +277,23 @@ def print_costs(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(model_config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rows_per_step = _rows_per_step(config)
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * num_rows / rows_per_step)
+    samples_per_step = _samples_per_step(config)
+    batches = num_rows * samples_per_row / samples_per_step
+    steps_per_epoch = math.ceil(batches) if samples_per_row == 1 else int(batches)  # groups are never cut for the last
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * steps_per_epoch)
+    tokens_per_step = tokens_per_sample * samples_per_step
     # Weights, gradients and Adam's two moments in fp32; under bf16 one more copy of the weights in two bytes.
     state_bytes = parameters * (16 + (2 if config.bf16 else 0))
     table = {
         "model": f"{model_config.model_type}, {parameters:,} parameters",
         "rows": f"{num_rows:,}",
-        "steps": f"{steps:,} of {rows_per_step:,} rows, about {tokens_per_row * rows_per_step:,.0f} tokens each",
+        "steps": f"{steps:,} of {samples_per_step:,} samples, about {tokens_per_step:,.0f} tokens each",
         "memory": f"{state_bytes / 2**20:,.0f} MiB of model states a process without ZeRO; activations come on top",
         "clipped": clipped,
     }
     print("\n".join(f"{name:<8} {value}" for name, value in table.items()))
 
 
-def _rows_per_step(config: TrainingArguments) -> int:
+def _samples_per_step(config: TrainingArguments) -> int:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     return config.per_device_train_batch_size * config.gradient_accumulation_steps * world_size

@@ -1,7 +1,7 @@
 """Reinforcement learning with a length reward, through TRL's GRPOTrainer.
 
-Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs; `efficient-reasoning data
-reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does.
+Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs; `efficient-reasoning
+data reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does.
 
     efficient-reasoning train rl_length --config configs/rl_length/arora_zanette_overthinker.yaml
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from efficient_reasoning.config import parse, run
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.training import FinetuningArguments
 
 
@@ -36,6 +37,11 @@ def main(argv: list[str] | None = None) -> None:
     base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
     reward = get_length_reward(arguments.reward, thinking=base.thinking, **arguments.reward_parameters)
+    if config.per_device_train_batch_size * config.steps_per_generation % config.num_generations:
+        raise BadInput(
+            f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
+            "make per_device_train_batch_size a multiple of it."
+        )
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from trl.chat_template_utils import get_training_chat_template
 
     from efficient_reasoning import training
-    from efficient_reasoning.prompts import keeps_thinking
+    from efficient_reasoning.prompts import keeps_thinking, template_kwargs
 
     training.start(arguments, config)
     base = training.load_base(arguments.model)
@@ -36,12 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     if not keeps_thinking(base.tokenizer, base.thinking):
         base.tokenizer.chat_template = get_training_chat_template(base.tokenizer)
     if arguments.dry_run:
-        training.dry_run(base, rows, config, limit_tokens=config.max_length)
+        training.dry_run(base, rows, config, limit_tokens=config.max_length, limit_has_prompt=True)
         return
+    rows = rows.select_columns(["prompt", "completion"])
+    switch = template_kwargs(base.tokenizer)
+    if switch:  # it has to say in training what it says in inference
+        rows = rows.add_column("chat_template_kwargs", [switch] * len(rows))
     trainer = SFTTrainer(
         model=base.path,
         args=config,
-        train_dataset=rows.select_columns(["prompt", "completion"]),
+        train_dataset=rows,
         processing_class=base.tokenizer,
     )
     base.tokenizer.chat_template = own_template

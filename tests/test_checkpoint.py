@@ -204,3 +204,14 @@ def test_delimiters_come_from_the_metadata_else_from_the_tokenizer(folder):
     assert thinking_format(tokenizer, trained_with).open_text == "[T]"
     assert thinking_format(tokenizer, None).open_text == "<think>"
     assert thinking_format(tokenizer, None, eos_ids=[7]).eos_ids == {1, 7}
+
+
+def test_a_name_that_is_neither_folder_nor_hub_model(monkeypatch):
+    from transformers import AutoTokenizer
+
+    def unreachable(*arguments, **options):
+        raise OSError("We couldn't connect to the Hub")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", unreachable)
+    with pytest.raises(BadInput, match="no-such/model: neither a folder nor a model"):
+        load_tokenizer("no-such/model")

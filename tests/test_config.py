@@ -293,7 +293,30 @@ def test_names_that_fit_no_config_or_several(tree):
         find_config("twice")
 
 
-def test_the_deepspeed_file_of_a_shipped_config_is_found_from_any_directory(tree, tmp_path):
+@pytest.mark.parametrize(("program", "model"), [("recipes/sft.py", "c"), ("data_tools/twice.py", "d")])
+def test_of_several_configs_of_one_name_a_program_takes_its_own(tree, monkeypatch, program, model):
+    write(tree, "model: d", "configs/data/twice_tiny.yaml")
+    write(tree, "model: c", "configs/sft/twice_tiny.yaml")
+    monkeypatch.setattr("sys.argv", [str(tree / program)])
+    assert parse(Own, argv=["--config", "twice_tiny"]).model == model
+    assert parse(Own, argv=["--config", "l1_tiny"]).model == "a"  # another program's, when no other has the name
+
+
+@pytest.mark.parametrize(
+    ("program", "listed"),
+    [("recipes/rl_length.py", "l1_tiny, twice"), ("data_tools/twice.py", "twice_tiny"), ("x.py", "none shipped")],
+)
+def test_help_lists_the_configs_of_the_program(tree, monkeypatch, capsys, program, listed):
+    write(tree, "model: d", "configs/data/twice_tiny.yaml")
+    write(tree, "model: e", "configs/data/once_tiny.yaml")
+    monkeypatch.setattr("sys.argv", [str(tree / program)])
+    with pytest.raises(SystemExit):
+        parse(Own, argv=["--help"])
+    assert f"({listed})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_deepspeed_file_of_a_shipped_config_is_found_from_any_directory(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
     path = write(tmp_path, "model: m\ndeepspeed: configs/deepspeed/zero2.json\n")
     _, trainer = parse(Own, f"{__name__}:Scaled", ["--config", path])
     assert trainer.deepspeed == str(tree / "configs/deepspeed/zero2.json")

@@ -18,7 +18,7 @@ class BudgetForcing:
 
     Args:
         answer_reserve_tokens: part of the budget kept for closing the thinking and answering; by default an eighth of
-            the budget, and at least the closing delimiter plus five tokens.
+            the budget, and at least an empty block plus four tokens.
     """
 
     answer_reserve_tokens: int | None = None
@@ -27,7 +27,7 @@ class BudgetForcing:
         """Two passes at most: think, then, if the chain is not over, close it where needed and answer.
 
         Raises:
-            BadInput: the budget is not larger than the answer reserve.
+            BadInput: the reserve does not hold what it may have to force, or the budget is not larger than it.
         """
         response = Response()
         if assignment.budget_tokens is None:
@@ -35,9 +35,17 @@ class BudgetForcing:
             response.append(completion)
             return response
 
-        budget_tokens = assignment.limit_tokens
-        close = assignment.thinking.close(assignment.thinking.open([]))
-        reserve_tokens = self.answer_reserve_tokens or max(budget_tokens // 8, len(close) + 5)
+        budget_tokens = assignment.budget_tokens
+        # The most that may have to be forced: both delimiters, when the chain is blank.
+        forced_tokens = len(assignment.thinking.empty())
+        reserve_tokens = self.answer_reserve_tokens
+        if reserve_tokens is None:
+            reserve_tokens = max(budget_tokens // 8, forced_tokens + 4)
+        if reserve_tokens <= forced_tokens:
+            raise BadInput(
+                f"answer_reserve_tokens is {reserve_tokens}, but closing the thinking may take {forced_tokens}; "
+                f"give at least {forced_tokens + 1}."
+            )
         if budget_tokens <= reserve_tokens:
             raise BadInput(
                 f"budget_tokens is {budget_tokens}, of which {reserve_tokens} are reserved for the answer; "

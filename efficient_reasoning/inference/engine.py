@@ -29,8 +29,8 @@ class Sampling:
     top_k: int = 20
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise BadInput(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
+        if not 0 <= self.temperature < float("inf"):
+            raise BadInput(f"temperature is {self.temperature}; it must be 0 (greedy) or a greater number.")
         if not 0 < self.top_p <= 1:
             raise BadInput(f"top_p is {self.top_p}; it must lie in (0, 1].")
         if self.top_k < 0:

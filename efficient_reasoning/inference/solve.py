@@ -138,15 +138,17 @@ def solve_many(
         budget_tokens: most tokens to decode or force a question; None for no budget.
         seeds: one a question.
         temperature, top_p, top_k: see `Sampling`.
-        max_new_tokens: most tokens of one chain.
+        max_new_tokens: most tokens of one chain when there is no budget.
         progress: told how many more questions are done.
         parameters: of the strategy.
 
     Raises:
-        BadInput: unknown strategy, budget below one token, or a budget the strategy cannot keep.
+        BadInput: unknown strategy, a budget or limit below one token, or a budget the strategy cannot keep.
     """
     if budget_tokens is not None and budget_tokens < 1:
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
+    if max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
     plan = get_strategy(strategy, **parameters)
     sampling = Sampling(temperature, top_p, top_k)
     assignments = [

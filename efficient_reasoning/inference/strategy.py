@@ -41,7 +41,7 @@ class Assignment:
 
     @property
     def limit_tokens(self) -> int:
-        return self.max_new_tokens if self.budget_tokens is None else min(self.budget_tokens, self.max_new_tokens)
+        return self.max_new_tokens if self.budget_tokens is None else self.budget_tokens
 
     def request(self, ids: Sequence[int], max_new_tokens: int) -> Request:
         """Continue the response `ids`. Its length makes the seed differ from that of the part before."""
@@ -127,6 +127,6 @@ def run_all(engine: Engine, steps: Sequence[Steps], progress: Callable[[int], No
             batch += requests
         if progress is not None and len(asked) < len(inbox):
             progress(len(inbox) - len(asked))
-        decoded = iter(engine.generate(batch))
+        decoded = iter(engine.generate(batch) if batch else [])
         inbox = {index: [next(decoded) for _ in range(count)] for index, count in asked.items()}
     return responses

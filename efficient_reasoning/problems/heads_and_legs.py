@@ -1,7 +1,7 @@
 """The chicken-and-rabbit puzzle: so many heads, so many legs, how many rabbits?
 
-Up to 300 heads; the difficulty is 1 up to 30 heads, 2 up to 100, 3 above. One subtraction and a halving answer it, so a
-model can do without thinking, and all thinking here is overthinking: what adaptive thinking is for.
+Up to 300 heads; the difficulty is 1 up to 30 heads, 2 up to 100, 3 above. One subtraction and a halving answer it, so
+a model can do without thinking, and all thinking here is overthinking: what adaptive thinking is for.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from efficient_reasoning.prompts import encode_prompt
 from efficient_reasoning.thinking import ThinkingFormat
 
 FORMULAS = ("accuracy", "arora_zanette", "kimi", "o1_pruner")
+_PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")  # what verifiers may ask for
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class LengthReward:
     def __init__(
         self, name: str, thinking: ThinkingFormat, count: Literal["response", "thinking"] = "response", **parameters
     ):
+        if count not in ("response", "thinking"):
+            raise BadInput(f"count is {count!r}; a length reward counts the response or the thinking.")
         self.__name__ = name  # TRL names its metrics after it
         self.thinking = thinking
         self.count = count
@@ -114,10 +117,7 @@ class LengthReward:
             finished = not self.thinking.eos_ids.isdisjoint(ids)
             split = self.thinking.split(ids, encoded[group])
             texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
-        problems = [
-            {key: columns[key][index] for key in ("answer", "task", "metadata") if key in columns}
-            for index in range(len(texts))
-        ]
+        problems = [{key: columns[key][index] for key in _PROBLEM if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
         return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns)
 
@@ -131,7 +131,7 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
         parameters: of the formula, and `count`.
 
     Raises:
-        BadInput: unknown name or parameter; near names are listed.
+        BadInput: unknown name or parameter (near names are listed), or a parameter that is no number.
     """
     return LengthReward(name, thinking, **parameters)
 
@@ -141,7 +141,9 @@ def _formula(name: str, parameters: Mapping[str, object]) -> Callable[..., np.nd
         raise BadInput(f"Unknown length reward {name!r}{near(name, FORMULAS)}")
     formula = getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
     known = list(inspect.signature(formula).parameters)[1:]
-    for key in parameters:
+    for key, value in parameters.items():
         if key not in known:
             raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count'])}")
+        if type(value) not in (int, float):
+            raise BadInput(f"Length reward {name!r}: {key} must be a number, found {value!r}.")
     return formula

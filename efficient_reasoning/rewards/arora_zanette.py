@@ -20,4 +20,5 @@ def arora_zanette(rollouts: Rollouts, alpha: float = 0.2) -> np.ndarray:
     mean = rollouts.per_group(lambda lengths, correct: lengths[correct > 0].mean() if correct.any() else 0.0)
     deviation = rollouts.per_group(lambda lengths, correct: lengths[correct > 0].std() if correct.any() else 0.0)
     scaled = np.divide(rollouts.lengths - mean, deviation, out=np.zeros_like(mean), where=deviation > 0)
-    return rollouts.correct * (1 - alpha / (1 + np.exp(-scaled)))
+    sigmoid = (1 + np.tanh(scaled / 2)) / 2  # exp(-scaled) would overflow for a wrong response far below the mean
+    return rollouts.correct * (1 - alpha * sigmoid)

@@ -1,0 +1,71 @@
+"""What a model from scratch needs beside its weights: a tokenizer of its own, and a config that fits it.
+
+1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic.
+2. The think delimiters are added tokens, one id each.
+3. The config is that of any architecture of transformers; a field that it does not have is refused, where
+   transformers would keep it and ignore it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.thinking import KNOWN_DELIMITERS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+OPEN, CLOSE = KNOWN_DELIMITERS[0]
+END, PAD = "<|end|>", "<|pad|>"
+
+
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of at most `vocab_size` tokens (bytes, EOS, padding and delimiters, 260, are always there)."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\n+|\s"), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # Not special: TRL decodes the text that rewards see without special tokens, and the delimiters would vanish.
+    tokenizer.add_tokens([AddedToken(OPEN, special=False), AddedToken(CLOSE, special=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="left")
+
+
+def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    """The config of a model for this tokenizer.
+
+    Args:
+        architecture: `model_type` and fields of its config, as in a config.json.
+        tokenizer: says how many tokens there are, and which of them end and pad.
+
+    Raises:
+        BadInput: an architecture or field that transformers does not know, or a value of the wrong type.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    model_type = architecture.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise BadInput(
+            f"architecture: transformers has no model_type {model_type!r}; name one, such as qwen3 or llama."
+        )
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": None}
+    tokens |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    known = {field.name for field in dataclasses.fields(CONFIG_MAPPING[model_type])} - tokens.keys()
+    for key in architecture.keys() - {"model_type"} - known:
+        raise BadInput(f"architecture: {key!r} cannot be set in a {model_type}{near(key, known)}")
+    try:
+        return CONFIG_MAPPING[model_type](**{**architecture, **tokens})
+    except StrictDataclassError as error:
+        raise BadInput(f"architecture: {' '.join(str(error).split())}; correct it.") from None

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Style and tests, as CI runs them: bash scripts/test.sh [options of pytest, such as -m slow or tests/test_cli.py]
+
+set -euo pipefail
+extra=dev
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+# The models are tiny: more threads than this cost more than they give, and idle ones must not spin.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+exec "$python" -m pytest "$@"

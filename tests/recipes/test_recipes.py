@@ -1,0 +1,359 @@
+"""Every recipe, from the command line to a checkpoint that others load."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.inference import load_reasoner, solve
+from efficient_reasoning.training import fingerprint, load_rows
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ("pretrain", "sft_compress", "rl_length")
+FINETUNING = RECIPES[1:]
+
+
+def run(recipe: str, argv: list[str]) -> None:
+    importlib.import_module(f"recipes.{recipe}").main(argv)
+
+
+def logged(output: Path, step: int = 3) -> list[dict]:
+    """What the trainer wrote down, a row a step."""
+    history = json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+# ---- from end to end ----
+
+# In a process that knows nothing of this toolkit, from a directory without it.
+PLAIN = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
+assert not any(report.values()), report
+ids = tokenizer("Compute 3 + 4.\\n", return_tensors="pt")
+assert model.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+assert "efficient_reasoning" not in sys.modules
+"""
+
+
+def check_output(output: Path) -> ReasoningMetadata:
+    """What every finished recipe leaves behind."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(output)], cwd=output.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    reasoner = load_reasoner(str(output), device="cpu")
+    assert solve(reasoner, "Compute 3 + 4.", budget_tokens=20).spend.tokens <= 20
+    assert reasoner.metadata is not None
+    names = {path.name for path in output.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "reasoning.json", "README.md", "run.json"} <= names
+    assert not {"optimizer.pt", "training_args.bin", "scheduler.pt", "trainer_state.json", ".unfinished"} & names
+    card = (output / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert reasoner.metadata.method in card
+    assert (reasoner.metadata.open_text, reasoner.metadata.close_text) == ("<think>", "</think>")
+    assert reasoner.metadata.seed == 5
+    return reasoner.metadata
+
+
+def test_pretrain(argv, tmp_path):
+    run("pretrain", argv("pretrain"))
+    metadata = check_output(tmp_path / "run")
+    assert (metadata.method, metadata.stage, metadata.base_model) == ("pretrain", "pretrain", None)
+    assert metadata.data_fingerprint
+    assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
+
+
+def test_sft_compress(argv, tmp_path, tiny_model, data):
+    run("sft_compress", argv("sft_compress"))
+    metadata = check_output(tmp_path / "run")
+    assert (metadata.method, metadata.stage, metadata.base_model) == ("shortest_correct", "sft", "tiny")
+    assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "sft.jsonl"), ("prompt",)))
+    assert weights(tmp_path / "run") != weights(tiny_model)
+
+
+def test_rl_length(argv, tmp_path, data):
+    run("rl_length", argv("rl_length"))
+    metadata = check_output(tmp_path / "run")
+    assert (metadata.method, metadata.stage, metadata.base_model) == ("grpo kimi", "rl", "tiny")
+    assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "rl.jsonl"), ("prompt",)))
+
+
+def test_a_reward_reads_its_columns_and_logs(argv, tmp_path, tiny_model):
+    """A model that gets no sum right, against a reference accuracy of one half, loses at least that."""
+    parameters = "{count: thinking, accuracy_weight: 3, high: 0}"
+    run("rl_length", argv("rl_length", reward="o1_pruner", reward_parameters=parameters))
+    for row in logged(tmp_path / "run"):
+        assert row["accuracy"] == 0
+        assert -2 <= row["rewards/o1_pruner/mean"] <= 0
+    assert ReasoningMetadata.load(tmp_path / "run").method == "grpo o1_pruner"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_seed_makes_the_same_checkpoint(argv, tmp_path, recipe):
+    for name in ("one", "two"):
+        run(recipe, argv(recipe, output_dir=tmp_path / name, max_steps=2))
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkeypatch):
+    from transformers import Trainer
+
+    run(recipe, argv(recipe, output_dir=tmp_path / "whole", max_steps=4))
+    step = Trainer._maybe_log_save_evaluate
+    taken = []
+
+    def cut(self, *positional, **named):
+        taken.append(self.state.global_step)
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *positional, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_maybe_log_save_evaluate", cut)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, argv(recipe, max_steps=4))
+    assert taken[-1] == 3
+    run(recipe, argv(recipe, max_steps=4))
+    assert [row["step"] for row in logged(tmp_path / "run", 4)] == [1, 2, 3, 4]
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+# ---- what the recipes promise beyond the trainers ----
+
+
+def test_accumulated_batches_train_like_one(argv, tmp_path):
+    """The mean over rows stays one, however the rows of a step are dealt out."""
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "one", per_device_train_batch_size=8))
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "two", gradient_accumulation_steps=2))
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=1e-3)
+    assert [row["grad_norm"] for row in one] == pytest.approx([row["grad_norm"] for row in two], rel=1e-3)
+
+
+def test_every_row_counts_alike():
+    from recipes.pretrain import collate, mean_over_rows
+
+    rows = [
+        {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
+        {"input_ids": [5, 6], "labels": [-100, 6]},
+    ]
+    batch = collate(rows)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 3, 4], [-100, 6, -100, -100]]
+    logits = torch.randn(2, 4, 9)
+    losses = -logits.log_softmax(-1)
+    by_hand = ((losses[0, 1, 3] + losses[0, 2, 4]) / 2 + losses[1, 0, 6]) / 2
+    assert mean_over_rows(logits, batch["labels"]).item() == pytest.approx(by_hand.item())
+
+
+def test_pretraining_rows_come_in_the_given_shares():
+    from recipes.pretrain import encode, write_rows
+
+    rows = write_rows("mixed", 400, {"verbose": 0.5, "empty": 0.5}, seed=0)
+    empty = [row for row in rows if "<think></think>" in row["completion"]]
+    assert 150 < len(empty) < 250
+    assert all(row["completion"].endswith("<|end|>") for row in rows)
+    assert rows == write_rows("mixed", 400, {"verbose": 0.5, "empty": 0.5}, seed=0)
+    tokenizer = load_tokenizer(str(ROOT / "efficient_reasoning/assets/overthinker"))
+    kept = encode(rows, tokenizer, 100)
+    assert len(empty) <= len(kept) < len(rows)
+    for row in kept:
+        text = tokenizer.decode([token for token in row["labels"] if token != -100])
+        assert text.startswith("<think>")
+        assert tokenizer.decode(row["input_ids"]).endswith(text)
+        assert row["labels"][-1] == tokenizer.eos_token_id
+
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% if not enable_thinking %}<think></think>{% endif %}{% endif %}"
+)
+
+
+def test_chat_rows_are_trained_as_they_are_asked(argv, tmp_path, tiny_model, data, monkeypatch):
+    """A template that thinks only when told to is told to, in training as in inference."""
+    from trl import SFTTrainer
+
+    from efficient_reasoning.prompts import encode_prompt
+
+    model = shutil.copytree(tiny_model, tmp_path / "chat")
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(model)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            "completion": [{"role": "assistant", "content": row["completion"]}],
+        }
+        for row in read_jsonl(data / "sft.jsonl")
+    ]
+    write_jsonl(tmp_path / "chat.jsonl", rows)
+    datasets = []
+    train = SFTTrainer.train
+    monkeypatch.setattr(
+        SFTTrainer, "train", lambda self, *a, **k: (datasets.append(self.train_dataset), train(self, *a, **k))[1]
+    )
+    run("sft_compress", argv("sft_compress", model=model, data=tmp_path / "chat.jsonl"))
+    [dataset] = datasets
+    for row, encoded in zip(rows, dataset, strict=True):
+        prompt_ids = encode_prompt(tokenizer, row["prompt"])
+        assert encoded["input_ids"][: len(prompt_ids)] == prompt_ids
+        assert encoded["labels"][: len(prompt_ids)] == [-100] * len(prompt_ids)
+        assert tokenizer.decode(encoded["labels"][len(prompt_ids) :]).startswith("<think>")
+    assert load_tokenizer(str(tmp_path / "run")).chat_template == TEMPLATE
+    assert ReasoningMetadata.load(tmp_path / "run").method == "sft"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_dry_run_prints_what_the_run_then_does(argv, tmp_path, capsys, recipe):
+    changes = {"max_steps": None, "num_train_epochs": 2, "per_device_train_batch_size": 8, "save_strategy": "epoch"}
+    run(recipe, [*argv(recipe, **changes), "--dry_run"])
+    table = {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
+    assert {"model", "rows", "steps", "memory", "clipped"} <= table.keys()
+    assert not (tmp_path / "run").exists()
+    run(recipe, argv(recipe, **changes))
+    steps = max(int(path.name.split("-")[1]) for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert table["steps"].startswith(f"{steps} of 8 samples")
+
+
+# ---- bad input ----
+
+
+def spoiled(recipe: str, **changes):
+    return pytest.param(recipe, changes, id=f"{recipe}-{'-'.join(changes)}")
+
+
+CASES = [
+    *[(recipe, {"learning_rat": 1}, "unknown key 'learning_rat', did you mean learning_rate") for recipe in RECIPES],
+    *[(recipe, {"max_steps": "many"}, "max_steps must be int, found 'many'") for recipe in RECIPES],
+    *[(recipe, {"learning_rate": ".nan"}, "learning_rate must be float, .*finite") for recipe in RECIPES],
+    *[(recipe, {"model": None}, "model is missing; set it in the config or with --model") for recipe in FINETUNING],
+    *[(recipe, {"model": "/no/such/model"}, "/no/such/model: no such checkpoint folder") for recipe in FINETUNING],
+    *[(recipe, {"data": "no.jsonl"}, r"no\.jsonl: no such file of training rows") for recipe in FINETUNING],
+    ("pretrain", {"architecture": None}, "architecture is missing"),
+    ("pretrain", {"architecture": "{hidden_size: 16}"}, "no model_type None; name one, such as qwen3"),
+    ("pretrain", {"architecture": "{model_type: qwen33}"}, "no model_type 'qwen33'"),
+    ("pretrain", {"architecture": "{model_type: qwen3, hiden_size: 9}"}, "'hiden_size' cannot .* mean hidden_size"),
+    ("pretrain", {"architecture": "{model_type: qwen3, hidden_size: big}"}, "'hidden_size' expected int, got str"),
+    ("pretrain", {"architecture": "{model_type: qwen3, vocab_size: 9}"}, "'vocab_size' cannot be set"),
+    ("pretrain", {"task": "summs"}, "task must be one of mixed, sums, heads_and_legs, found 'summs'"),
+    ("pretrain", {"chain_shares": "{verbos: 1.0}"}, "no style 'verbos', did you mean verbose"),
+    ("pretrain", {"chain_shares": "{verbose: 0}"}, "chain_shares must be 0 or more each, and not all 0"),
+    ("pretrain", {"num_rows": 0}, "num_rows must be at least 1"),
+    ("pretrain", {"max_row_tokens": 5}, "max_row_tokens is 5, and every row is longer"),
+    ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
+    ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
+    ("rl_length", {"reward_parameters": "{weight: high}"}, "weight must be a number, found 'high'"),
+    ("rl_length", {"num_generations": 3}, r"must be divisible by num_generations \(3\)"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "changes", "sentence"), CASES)
+def test_bad_values_get_one_sentence(argv, recipe, changes, sentence):
+    with pytest.raises(BadInput, match=sentence) as caught:
+        run(recipe, argv(recipe, **changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("seed: null", r"config\.yaml, line 2: seed must be int, found null; leave it out to keep the default"),
+        ("warmup_steps: .nan", r"config\.yaml, line 2: warmup_steps must be .*; numbers must be finite"),
+        ("loging_steps: 3", r"config\.yaml, line 2: unknown key 'loging_steps', did you mean logging_steps"),
+    ],
+)
+def test_bad_lines_of_a_config_are_named(argv, tmp_path, recipe, line, sentence):
+    (tmp_path / "config.yaml").write_text(f"# a config\n{line}\n")
+    with pytest.raises(BadInput, match=sentence):
+        run(recipe, ["--config", str(tmp_path / "config.yaml"), *argv(recipe, seed=None)])
+
+
+@pytest.mark.parametrize("recipe", FINETUNING)
+def test_a_malformed_row_is_named_by_its_line(argv, tmp_path, data, recipe):
+    lines = (data / {"sft_compress": "sft.jsonl", "rl_length": "rl.jsonl"}[recipe]).read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines[:4], lines[4][:-1], *lines[5:]]))
+    with pytest.raises(BadInput, match=r"rows\.jsonl, line 5: not valid JSON"):
+        run(recipe, argv(recipe, data=tmp_path / "rows.jsonl"))
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    run(recipe, argv(recipe, data=tmp_path / "rows.jsonl", max_steps=1))  # the mended file is not held against it
+
+
+@pytest.mark.parametrize("recipe", FINETUNING)
+def test_a_checkpoint_that_is_not_whole_is_refused(argv, tmp_path, tiny_model, recipe):
+    model = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    content = weights(model)
+    (model / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(BadInput, match=r"model\.safetensors: truncated"):
+        run(recipe, argv(recipe, model=model))
+    (model / "model.safetensors").write_bytes(content)
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(BadInput, match="broken: the checkpoint has no tokenizer"):
+        run(recipe, argv(recipe, model=model))
+
+
+def test_a_missing_column_is_named(argv, data):
+    with pytest.raises(BadInput, match=r"rl\.jsonl, line 1: no 'completion'"):
+        run("sft_compress", argv("sft_compress", data=data / "rl.jsonl"))
+    with pytest.raises(BadInput, match=r"sft\.jsonl, line 1: no 'answer'"):
+        run("rl_length", argv("rl_length", data=data / "sft.jsonl"))
+
+
+def test_bad_input_ends_a_recipe_with_code_2(argv, tmp_path):
+    command = [sys.executable, str(ROOT / "recipes" / "sft_compress.py"), *argv("sft_compress", data="no.jsonl")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: no.jsonl: no such file of training rows")
+    assert "Traceback" not in done.stderr
+
+
+# ---- two processes ----
+
+
+def launch(recipe: str, argv: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Under DeepSpeed's launcher, with its port of 29500."""
+    command = [sys.executable, "-m", "efficient_reasoning.cli", "train", recipe, "--num-gpus", "2", *argv]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_under_zero_2(argv, tmp_path, recipe):
+    done = launch(recipe, argv(recipe, deepspeed="zero2"), tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    check_output(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "checkpoint-3").glob("rng_state_*.pth"))) == 2
+    if recipe != "rl_length":  # where each process samples responses of its own
+        run(recipe, argv(recipe, output_dir=tmp_path / "one", per_device_train_batch_size=8))
+        losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("run", "one")]
+        assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_group_is_not_split_over_processes(argv, tmp_path):
+    done = launch("rl_length", argv("rl_length", deepspeed="zero2", per_device_train_batch_size=2), tmp_path)
+    assert done.returncode != 0
+    assert "error: num_generations is 4, and one process does not hold whole groups" in done.stdout + done.stderr

@@ -1,0 +1,307 @@
+"""Length rewards: the formulas by hand and by property, and the TRL side on ids of the embedded tokenizer."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import itertools
+import json
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.rewards import FORMULAS, Rollouts, get_length_reward
+from efficient_reasoning.thinking import ThinkingFormat
+
+TOKENIZER = load_tokenizer(resolve_model("overthinker"))
+THINKING = ThinkingFormat.from_tokenizer(TOKENIZER)
+
+
+def formula(name: str):
+    return getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+
+
+def rollouts(correct, lengths, groups=None, reference_tokens=100, reference_accuracy=0.5) -> Rollouts:
+    count = len(lengths)
+    columns = {"reference_tokens": [reference_tokens] * count, "reference_accuracy": [reference_accuracy] * count}
+    groups = [0] * count if groups is None else groups
+    return Rollouts(np.array(correct, float), np.array(lengths, float), np.array(groups), columns)
+
+
+def random_groups(seed: int) -> Rollouts:
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(6), 8)
+    return rollouts(rng.random(48) < 0.6, rng.integers(1, 300, 48), groups)
+
+
+# ---- by hand ----
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_examples_of_the_docstrings_hold(name):
+    results = doctest.testmod(importlib.import_module(f"efficient_reasoning.rewards.{name}"))
+    assert results.attempted > 0
+    assert results.failed == 0
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
+
+
+BY_HAND = [
+    ("accuracy", {}, rollouts([1, 0, 1], [10, 20, 30]), [1, 0, 1]),
+    # Correct lengths 10 and 30: mean 20, deviation 10. The wrong response does not count in them.
+    (
+        "arora_zanette",
+        {"alpha": 0.5},
+        rollouts([1, 0, 1], [10, 999, 30]),
+        [1 - sigmoid(-1) / 2, 0, 1 - sigmoid(1) / 2],
+    ),
+    # min 10, max 50: x is 0.5, 0 and -0.5; the second is wrong with x = 0, the third wrong with x = -0.5.
+    ("kimi", {}, rollouts([1, 0, 0], [10, 30, 50]), [1.5, 0, -0.5]),
+    ("kimi", {"weight": 0.4}, rollouts([1, 1, 0], [10, 30, 50]), [1.2, 1, -0.2]),
+    ("o1_pruner", {}, rollouts([1, 0], [50, 200]), [1 + 1, -0.5 - 1]),
+    ("o1_pruner", {"accuracy_weight": 1.0}, rollouts([1, 1], [80, 400]), [0.25 + 0.5, -0.75 + 0.5]),
+    ("o1_pruner", {}, rollouts([1, 0], [1, 10_000]), [4, -0.99 - 1]),  # 99 + 1 is clipped
+    ("o1_pruner", {"high": 200}, rollouts([1], [0]), [99 + 1]),  # L counts as at least 1
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "given", "expected"), BY_HAND)
+def test_formulas_by_hand(name, parameters, given, expected):
+    np.testing.assert_allclose(formula(name)(given, **parameters), expected)
+
+
+def test_groups_do_not_touch_each_other():
+    both = rollouts([1, 1, 0, 1, 1, 1], [10, 30, 20, 100, 200, 150], [0, 0, 0, 1, 1, 1])
+    for name in FORMULAS:
+        parts = [
+            formula(name)(rollouts(both.correct[half], both.lengths[half])) for half in (slice(0, 3), slice(3, 6))
+        ]
+        np.testing.assert_allclose(formula(name)(both), np.concatenate(parts))
+
+
+# ---- by property ----
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_within_a_group_does_not_matter(name, seed):
+    given = random_groups(seed)
+    order = np.random.default_rng(seed).permutation(8)
+    shuffled = (np.arange(6)[:, None] * 8 + order).ravel()
+    again = rollouts(given.correct[shuffled], given.lengths[shuffled], given.groups)
+    np.testing.assert_allclose(formula(name)(again), formula(name)(given)[shuffled])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("accuracy", {}),
+        ("arora_zanette", {"alpha": 0.99}),
+        ("arora_zanette", {}),
+        ("kimi", {}),
+        ("kimi", {"weight": 1.9}),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_every_correct_response_stands_above_every_wrong_one(name, parameters, seed):
+    given = random_groups(seed)
+    rewards = formula(name)(given, **parameters)
+    assert rewards[given.correct == 1].min() > rewards[given.correct == 0].max()
+
+
+@pytest.mark.parametrize("name", ["arora_zanette", "kimi", "o1_pruner"])
+@pytest.mark.parametrize("seed", range(5))
+def test_of_correct_responses_the_shorter_earns_more(name, seed):
+    given = random_groups(seed)
+    rewards = formula(name)(given)
+    compared = 0
+    for a, b in itertools.permutations(np.flatnonzero(given.correct), 2):
+        if given.groups[a] == given.groups[b] and given.lengths[a] < given.lengths[b]:
+            compared += 1
+            assert rewards[a] > rewards[b] or rewards[a] == rewards[b] == 4.0  # the ceiling of o1_pruner
+    assert compared
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("accuracy", {}), ("arora_zanette", {"alpha": 0}), ("kimi", {"weight": 0})]
+)
+def test_without_weight_a_reward_is_plain_accuracy(name, parameters):
+    given = random_groups(0)
+    np.testing.assert_array_equal(formula(name)(given, **parameters), given.correct)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_equal_lengths_leave_only_the_accuracy(name):
+    rewards = formula(name)(rollouts([1, 0, 1, 0], [70] * 4))
+    assert len(set(rewards.tolist())) == 2
+    assert rewards[0] == rewards[2] > rewards[1] == rewards[3]
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("seed", range(5))
+def test_being_wrong_never_pays(name, seed):
+    """A response that is cut off is wrong at the length that it reached."""
+    given = random_groups(seed)
+    before = formula(name)(given)
+    for index in np.flatnonzero(given.correct):
+        cut = given.correct.copy()
+        cut[index] = 0
+        after = formula(name)(rollouts(cut, given.lengths, given.groups))
+        assert after[index] < before[index] or after[index] == before[index] == 4.0  # the ceiling of o1_pruner
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize(
+    ("correct", "lengths"),
+    [
+        ([1, 0, 0], [10, 20, 30]),
+        ([0, 0, 0], [10, 20, 30]),
+        ([1, 1, 1], [20, 20, 20]),
+        ([0, 0, 0], [20, 20, 20]),
+        ([1], [0]),
+        ([1, 1, 0], [99_999, 100_001, 1]),  # a wrong response some 100,000 deviations below the mean
+    ],
+)
+def test_odd_groups_stay_finite(name, correct, lengths):
+    with np.errstate(all="raise"):
+        assert np.isfinite(formula(name)(rollouts(correct, lengths))).all()
+
+
+# ---- the TRL side ----
+
+PROMPT = "Compute 20 + 3.\n"
+
+
+def ids(text: str) -> list[int]:
+    return TOKENIZER.encode(text, add_special_tokens=False)
+
+
+SHORT = ids("<think>20 + 3 = 23</think>23<|end|>")
+LONG = ids("<think>20 + 3 = 23. Check: 20 + 3 = 23.</think>23<|end|>")
+WRONG = ids("<think>20 + 3 = 24</think>24<|end|>")
+CUT = ids("<think>20 + 3 = 23</think>23")
+UNCLOSED = ids("<think>23<|end|>")
+BATCH = [SHORT, LONG, WRONG, CUT, UNCLOSED]
+
+
+def call(
+    name: str, batch=BATCH, prompt=PROMPT, answer="23", task="numeric", columns=None, **parameters
+) -> list[float]:
+    """As TRL calls a reward function."""
+    count = len(batch)
+    columns = {"answer": [answer] * count, "task": [task] * count} | (columns or {})
+    return get_length_reward(name, thinking=THINKING, **parameters)(
+        prompts=[prompt] * count,
+        completions=[TOKENIZER.decode(row, skip_special_tokens=True) for row in batch],
+        completion_ids=batch,
+        trainer_state=None,
+        log_extra=None,
+        **columns,
+    )
+
+
+def test_only_finished_and_closed_responses_can_be_right():
+    assert call("accuracy") == [1, 1, 0, 0, 0]
+
+
+def test_lengths_are_ids_without_the_end():
+    columns = {"reference_tokens": [100] * 2, "reference_accuracy": [1.0] * 2}
+    expected = [100 / (len(row) - 1) - 1 for row in (SHORT, LONG)]
+    assert call("o1_pruner", [SHORT, LONG], columns=columns, high=1000) == pytest.approx(expected)
+
+
+def test_thinking_can_be_counted_alone():
+    """What moves into the answer costs nothing then, and is why the response is the default."""
+    moved = ids("<think>2</think>20 + 3 = 23. Check: 20 + 3 = 23.<|end|>")
+    assert call("kimi", [SHORT, moved], count="thinking") == [0.5, 1.5]
+    assert call("kimi", [SHORT, moved]) == [1.5, 0.5]
+
+
+def test_a_prompt_that_opens_the_block_is_known_to():
+    batch = [ids("20 + 3 = 23</think>23<|end|>"), ids("23</think>24<|end|>")]
+    columns = {"reference_tokens": [100] * 2, "reference_accuracy": [1.0] * 2}
+    rewards = call("o1_pruner", batch, PROMPT + "<think>", columns=columns, count="thinking", accuracy_weight=100)
+    assert rewards[0] == 4.0 > rewards[1]
+
+
+def test_a_new_prompt_begins_a_new_group():
+    reward = get_length_reward("kimi", thinking=THINKING)
+    batch = {"completion_ids": [SHORT, LONG, LONG, LONG], "answer": ["23"] * 4, "task": ["numeric"] * 4}
+    other = PROMPT + " \n"
+    assert reward(completions=[""] * 4, prompts=[PROMPT, PROMPT, other, other], **batch) == [1.5, 0.5, 1, 1]
+    assert reward(completions=[""] * 4, prompts=[PROMPT] * 4, **batch) == [1.5, 0.5, 0.5, 0.5]
+
+
+def test_the_logger_hears_the_accuracy():
+    heard = {}
+    call("kimi", columns={"log_metric": heard.__setitem__})
+    assert heard == {"accuracy": 0.4}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_rewards_pickle_together_with_their_tokenizer(name):
+    reward = pickle.loads(pickle.dumps(get_length_reward(name, thinking=THINKING)))
+    assert reward.__name__ == name
+    columns = {"reference_tokens": [20.0], "reference_accuracy": [0.5], "answer": ["23"], "task": ["numeric"]}
+    [value] = reward(completions=[""], prompts=[PROMPT], completion_ids=[SHORT], **columns)
+    assert np.isfinite(value)
+
+
+def test_the_verifier_gets_all_of_the_problem(monkeypatch):
+    """A judge is asked with the question, and metadata names it."""
+    asked = []
+
+    class Judge(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": "CORRECT"}}]}).encode())
+
+        def log_message(self, *_):
+            """Quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        columns = {"question": ["How many?"], "metadata": [{"judge_model": "tiny"}]}
+        assert call("accuracy", [SHORT], task="judge", columns=columns) == [1.0]
+        server.shutdown()
+    [message] = asked
+    assert "How many?" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "sentence"),
+    [
+        ("kimmi", {}, "Unknown length reward 'kimmi', did you mean kimi"),
+        ("o1pruner", {}, "did you mean o1_pruner"),
+        ("dapo", {}, "known are accuracy, arora_zanette"),
+        ("kimi", {"wieght": 1.0}, "'kimi' has no parameter 'wieght', did you mean weight"),
+        ("accuracy", {"alpha": 1.0}, "'accuracy' has no parameter 'alpha'; known are count"),
+        ("kimi", {"weight": "high"}, "weight must be a number, found 'high'"),
+        ("kimi", {"weight": None}, "weight must be a number, found None"),
+        ("kimi", {"count": "answer"}, "count is 'answer'"),
+    ],
+)
+def test_bad_names_and_values_are_refused(name, parameters, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        get_length_reward(name, thinking=THINKING, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("kimi", "answer"), ("kimi", "task"), ("o1_pruner", "reference_tokens"), ("o1_pruner", "reference_accuracy")],
+)
+def test_a_missing_column_is_named(name, column):
+    columns = {"answer": ["23"], "task": ["numeric"], "reference_tokens": [9], "reference_accuracy": [1.0]}
+    del columns[column]
+    with pytest.raises(BadInput, match=f"needs column '{column}'"):
+        get_length_reward(name, thinking=THINKING)([""], [SHORT], [PROMPT], **columns)

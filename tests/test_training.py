@@ -1,0 +1,330 @@
+"""The tail of the recipes: a run is claimed, cut, resumed and saved whole; a dry run says what it would cost."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from efficient_reasoning import training
+from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import write_jsonl
+from efficient_reasoning.training import RecipeArguments, dry_run, fingerprint, finish, load_base, load_rows, start
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@dataclass(kw_only=True)
+class Arguments(RecipeArguments):
+    data: str = "rows.jsonl"
+
+
+class Interrupt(TrainerCallback):
+    """What Ctrl-C does after a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def arguments_of(output: Path, **changes) -> TrainingArguments:
+    defaults = {"max_steps": 6, "save_steps": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "seed": 3}
+    fixed = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False}
+    return TrainingArguments(output_dir=str(output), **fixed, **(defaults | changes))
+
+
+def make_trainer(model: Path, config: TrainingArguments, callbacks=()) -> Trainer:
+    """Dropout and a shuffled data set make the weights depend on the state of every generator."""
+    rows = [{"input_ids": torch.arange(i, i + 9), "labels": torch.arange(i, i + 9)} for i in range(40)]
+    return Trainer(
+        model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.3, attn_implementation="eager"),
+        args=config,
+        train_dataset=rows,
+        processing_class=load_base(str(model)).tokenizer,
+        callbacks=list(callbacks),
+    )
+
+
+def train(model: Path, output: Path, callbacks=(), **changes) -> None:
+    config = arguments_of(output, **changes)
+    start(Arguments(), config)
+    finish(make_trainer(model, config, callbacks), ReasoningMetadata(method="test", stage="sft", base_model="tiny"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model, tmp_path_factory) -> Path:
+    """The checkpoint of a run that nothing interrupted."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train(tiny_model, output)
+    return output
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+# ---- saving ----
+
+
+def test_a_finished_run_holds_a_checkpoint_and_no_leftovers(whole):
+    check_checkpoint(str(whole))
+    names = {path.name for path in whole.iterdir()}
+    assert {"reasoning.json", "README.md", "run.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not {"training_args.bin", "optimizer.pt", ".unfinished"} & names
+    metadata = ReasoningMetadata.load(whole)
+    assert (metadata.method, metadata.base_model, metadata.seed) == ("test", "tiny", 3)
+    assert "test" in (whole / "README.md").read_text()
+
+
+@pytest.fixture
+def small_disk():
+    """`small_disk(True)`: no file can grow beyond 4 KiB, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(full: bool) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]) if full else limits)
+
+    yield fill
+    fill(False)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_disk_that_fills_leaves_no_half_written_checkpoint(tiny_model, whole, tmp_path, small_disk):
+    class FillTheDisk(TrainerCallback):
+        def on_train_end(self, *_, **__):
+            small_disk(True)
+
+    with pytest.raises(BadInput, match=r"run: the disk does not take the checkpoint \(.*; make room"):
+        train(tiny_model, tmp_path / "run", [FillTheDisk()])
+    checkpoints = {f"checkpoint-{step}" for step in (2, 4, 6)}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", *checkpoints}
+    small_disk(False)
+    train(tiny_model, tmp_path / "run")  # the same command again
+    assert weights(tmp_path / "run") == weights(whole)
+
+
+def test_a_save_that_dies_half_way_leaves_the_earlier_files(tiny_model, whole, tmp_path, monkeypatch):
+    """Killed without a chance to clean up."""
+    output = tmp_path / "run"
+    train(tiny_model, output, max_steps=2)
+    before = weights(output)
+
+    class Killed(BaseException):
+        """No `except Exception` sees it."""
+
+    def die(self, folder, **_):
+        Path(folder).mkdir()
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise Killed
+
+    trainer = make_trainer(tiny_model, arguments_of(output, save_strategy="no"))
+    monkeypatch.setattr(Trainer, "save_model", die)
+    with pytest.raises(Killed):
+        finish(trainer, ReasoningMetadata(method="test", stage="sft"))
+    assert weights(output) == before
+    check_checkpoint(str(output))
+
+
+# ---- resuming ----
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_the_same_command_resumes_to_the_same_weights(tiny_model, whole, tmp_path, step):
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model, output, [Interrupt(step)])
+    assert not (output / "model.safetensors").exists()
+    assert (output / "checkpoint-2").is_dir() == (step > 2)
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            steps.append(state.global_step)
+
+    train(tiny_model, output, [Count()])
+    assert steps == list(range(step // 2 * 2 + 1 if step > 2 else 1, 7))
+    assert weights(output) == weights(whole)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny_model, whole, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_model, output, [Interrupt(5)])
+    (output / "checkpoint-4" / "trainer_state.json").unlink()  # written last
+    (output / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
+    train(tiny_model, output)
+    assert weights(output) == weights(whole)
+
+
+def test_of_many_checkpoints_the_newest_counts(tmp_path):
+    for step in (200, 1000, 90):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+    assert training._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
+
+
+def test_a_finished_run_again_changes_nothing(tiny_model, whole, tmp_path):
+    import shutil
+
+    output = Path(shutil.copytree(whole, tmp_path / "run"))
+    train(tiny_model, output, [Interrupt(1)])  # no step is left to take
+    assert weights(output) == weights(whole)
+
+
+# ---- claiming a folder ----
+
+
+def test_another_configuration_is_refused(tiny_model, whole):
+    with pytest.raises(BadInput, match=r"run: holds a run that differs in learning_rate, seed; choose another"):
+        train(tiny_model, whole, seed=4, learning_rate=1.0)
+    with pytest.raises(BadInput, match="differs in data"):
+        start(Arguments(data="other.jsonl"), arguments_of(whole))
+    start(Arguments(), arguments_of(whole, logging_steps=7, save_steps=3))  # these decide nothing
+
+
+def test_a_folder_without_weights_holds_nothing_back(tmp_path):
+    """The first attempt named a file that is not there; the second, with the right one, must not be refused."""
+    start(Arguments(data="wrong.jsonl"), arguments_of(tmp_path / "run"))
+    start(Arguments(data="right.jsonl"), arguments_of(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"] == "right.jsonl"
+
+
+def test_starting_seeds_every_generator(tmp_path):
+    start(Arguments(), arguments_of(tmp_path / "a"))
+    first = torch.rand(3)
+    start(Arguments(), arguments_of(tmp_path / "b"))
+    assert torch.equal(torch.rand(3), first)
+
+
+# ---- pushing ----
+
+
+def test_only_what_hub_py_names_is_pushed(tiny_model, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *_, **__: None)
+    monkeypatch.setattr(Trainer, "push_to_hub", lambda *_, **__: calls.append("the trainer pushed"))
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda *_, **__: calls.append("the trainer pushed"))
+    monkeypatch.setattr(
+        "efficient_reasoning.hub.upload_folder", lambda folder, repo, public: calls.append((folder, repo, public))
+    )
+    train(tiny_model, tmp_path / "run", max_steps=2, push_to_hub=True, hub_model_id="me/tiny")
+    train(tiny_model, tmp_path / "public", max_steps=2, push_to_hub=True, hub_private_repo=False)
+    assert calls == [(tmp_path / "run", "me/tiny", False), (tmp_path / "public", "public", True)]
+
+
+# ---- rows ----
+
+ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    """A table fills objects up with each other's keys; a verifier would see them."""
+    rows = [
+        {"prompt": "a", "metadata": {"entry": {"x": 1, "when": {"monday": 1}}}},
+        {"prompt": [{"role": "user", "content": "b"}][0]["content"], "metadata": {"entry": {"y": "2"}}},
+        {"prompt": "c", "metadata": None},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert list(load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))) == rows
+
+
+def test_parquet_is_read_too(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([ROW, ROW]).to_parquet(tmp_path / "rows.parquet")
+    assert list(load_rows(str(tmp_path / "rows.parquet"), ("prompt", "completion"))) == [ROW, ROW]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"', r"rows\.jsonl, line 2: not valid JSON"),
+        ('{"prompt": "a", "answer": "1"}\n\n["b"]\n', r"rows\.jsonl, line 3: expected a JSON object"),
+        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"}\n', r"rows\.jsonl, line 2: no 'answer'; every row needs"),
+        (
+            '{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": 2}\n',
+            r"line 2: answer is number, but str before",
+        ),
+        ("\n", r"rows\.jsonl: no training rows in it"),
+    ],
+)
+def test_bad_rows_are_named_by_their_line(tmp_path, text, sentence):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=sentence):
+        load_rows(str(tmp_path / "rows.jsonl"), ("prompt", "answer"))
+
+
+def test_missing_files_and_columns_are_named(tmp_path):
+    from datasets import Dataset
+
+    with pytest.raises(BadInput, match=r"rows\.jsonl: no such file of training rows"):
+        load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
+    Dataset.from_list([ROW]).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=r"rows\.parquet: column 'answer' is missing; the file has prompt, completion"):
+        load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
+
+
+def test_the_fingerprint_follows_the_rows_alone(tmp_path):
+    from datasets import Dataset
+
+    rows = [ROW, ROW | {"total_tokens": 11}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    loaded = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
+    assert fingerprint(loaded) == fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
+    assert fingerprint(loaded) != fingerprint(rows[::-1])
+
+
+# ---- dry runs ----
+
+
+def costs(capsys, model, rows, config, **limits) -> dict[str, str]:
+    from datasets import Dataset
+
+    dry_run(load_base(str(model)), Dataset.from_list(rows), config, **limits)
+    return {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_a_dry_run_says_what_a_run_would_cost(tiny_model, tmp_path, capsys):
+    config = arguments_of(tmp_path / "run", max_steps=-1, num_train_epochs=3, gradient_accumulation_steps=2)
+    rows = [ROW] * 15 + [ROW | {"total_tokens": 300}] * 5
+    table = costs(capsys, tiny_model, rows, config, limit_tokens=100)
+    parameters = AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
+    prompt_tokens = len(load_base(str(tiny_model)).tokenizer(ROW["prompt"])["input_ids"])
+    assert table.pop("memory").startswith(f"{parameters * 16 / 2**20:,.0f} MiB of model states")
+    assert table == {
+        "model": f"qwen3, {parameters:,} parameters",
+        "rows": "20",
+        # 3 steps of 8 for the 20 rows of an epoch
+        "steps": f"9 of 8 samples, about {8 * (prompt_tokens + 10):,} tokens each",
+        "clipped": "25.0% of the rows, longer than 100 tokens",
+    }
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_limit_may_hold_for_the_prompt_too(tiny_model, tmp_path, capsys):
+    config = arguments_of(tmp_path / "run")
+    rows = [ROW | {"total_tokens": tokens} for tokens in (90, 95, 96, 100)]
+    assert costs(capsys, tiny_model, rows, config, limit_tokens=100)["clipped"].startswith("0.0%")
+    table = costs(capsys, tiny_model, rows, config, limit_tokens=100, limit_has_prompt=True)
+    assert table["clipped"].startswith("75.0%")
+    assert costs(capsys, tiny_model, rows, config, limit_tokens=None)["clipped"].startswith("0.0%")
+
+
+def test_without_a_length_column_the_share_is_unknown(tiny_model, tmp_path, capsys):
+    rows = [{key: ROW[key] for key in ("prompt", "completion")}] * 8
+    table = costs(capsys, tiny_model, rows, arguments_of(tmp_path / "run"), limit_tokens=100)
+    assert table["clipped"] == "unknown (the rows have no length column)"
+    tokenizer = load_base(str(tiny_model)).tokenizer
+    tokens = sum(len(tokenizer(ROW[key])["input_ids"]) for key in ("prompt", "completion"))
+    assert f"about {4 * tokens:,} tokens each" in table["steps"]
