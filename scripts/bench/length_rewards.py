@@ -20,8 +20,8 @@ START, ROWS = "runs/quickstart/sft", "runs/quickstart/reference_lengths.jsonl"
 OUT = Path("runs/length_rewards")
 REWARDS = {
     "accuracy": {},
-    "arora_zanette": {"alpha": 0.3},
-    "kimi": {"weight": 0.3},
+    "arora_zanette": {"alpha": 0.1},
+    "kimi": {"weight": 0.1},
     "o1_pruner": {},
 }
 

@@ -11,9 +11,9 @@ from efficient_reasoning.files import write_jsonl
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """A folder with `sft.jsonl` and `rl.jsonl`, a dozen rows each."""
+    """A folder with `sft.jsonl` and `rl.jsonl`, two dozen rows each."""
     folder = tmp_path_factory.mktemp("data")
-    sums = [(a, a + 20) for a in range(3, 15)]
+    sums = [(a, a + 20) for a in range(3, 27)]
     write_jsonl(
         folder / "sft.jsonl",
         (
