@@ -52,6 +52,7 @@ def reference_lengths(
             row["id"],
             {
                 "prompt": row["prompt"],
+                "question": row.get("question"),
                 "answer": row.get("answer"),
                 "task": row["task"],
                 "metadata": None if row["task"] in _WITHOUT_METADATA else row.get("metadata"),

@@ -22,6 +22,7 @@ from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, train_to
 from efficient_reasoning.training import RecipeArguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
@@ -67,8 +68,10 @@ def write_rows(task: str, num_rows: int, chain_shares: dict[str, float], seed: i
     return rows
 
 
-def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens: int) -> list[dict]:
+def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens: int) -> Dataset:
     """Token ids of prompt and completion, and labels that leave the prompt out; without the rows that are too long."""
+    from datasets import Dataset
+
     prompts, completions = (tokenizer([row[side] for row in rows])["input_ids"] for side in ("prompt", "completion"))
     encoded = [
         {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
@@ -77,7 +80,7 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens:
     ]
     if not encoded:
         raise BadInput(f"max_row_tokens is {max_row_tokens}, and every row is longer; raise it.")
-    return encoded
+    return Dataset.from_list(encoded)
 
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:

@@ -42,6 +42,7 @@ def test_one_row_a_problem_with_its_means(traces):
     assert [row["source_id"] for row in rows] == ["a", "b", "c"]
     assert rows[0] == {
         "prompt": "a?\n",
+        "question": "a?",
         "answer": "2",
         "task": "numeric",
         "metadata": None,
