@@ -40,7 +40,7 @@ class Scale:
     rl_batch_size: int
 
 
-FULL = Scale("runs/quickstart", "about 6 minutes", 600, 400, 8, 60, 22, 128)
+FULL = Scale("runs/quickstart", "about 7 minutes", 600, 400, 8, 60, 22, 128)
 FAST = Scale("runs/quickstart-fast", "under a minute", 60, 24, 4, 4, 2, 16)
 BUDGET_SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
 STEPS = 10
