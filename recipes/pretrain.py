@@ -3,7 +3,7 @@
 1. Draw problems, write a worked chain for each (mostly verbose, some plain, some equations only, a tenth with an empty
    thinking block, else "no thinking" would mean nothing to the model).
 2. Train a byte-level BPE tokenizer with single digits on those texts; the think delimiters are added tokens.
-3. Initialise the architecture that the config names and train it on the completions, every row counting alike.
+3. Initialise the architecture that the config names and train it on the completions.
 
     efficient-reasoning train pretrain --config configs/pretrain/overthinker.yaml
 """
@@ -42,6 +42,9 @@ class PretrainArguments(RecipeArguments):
         metadata={"help": "Share of the rows by the style of their chain; empty is an empty thinking block."},
     )
     vocab_size: int = field(default=384, metadata={"help": "Tokens of the byte-level BPE, at least 260."})
+    empty_weight: float = field(
+        default=30.0, metadata={"help": "Weight in the loss of the answer to an empty block, a token; others weigh 1."}
+    )
     max_row_tokens: int = field(default=256, metadata={"help": "Longer rows are left out: they slow whole batches."})
     architecture: dict = field(metadata={"help": "model_type and its config fields, as in a config.json."})
 
@@ -53,6 +56,8 @@ class PretrainArguments(RecipeArguments):
             raise BadInput("chain_shares must be 0 or more each, and not all 0.")
         if self.num_rows < 1 or self.vocab_size < 260:
             raise BadInput("num_rows must be at least 1, and vocab_size 260; raise them.")
+        if self.empty_weight < 0:
+            raise BadInput(f"empty_weight is {self.empty_weight}; it must be 0 or more.")
 
 
 def write_rows(task: str, num_rows: int, chain_shares: dict[str, float], seed: int) -> list[dict]:
@@ -85,25 +90,37 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens:
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:
     """Pad on the right and send no mask: causal attention never looks there, and without one it runs fused."""
+    import numpy as np
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    columns = max(len(row["input_ids"]) for row in rows)
-    padded = {"input_ids": 0, "labels": -100}
+    # Through numpy: torch reads nested lists so slowly that a GPU would wait for its batches.
     return {
-        name: torch.tensor([row[name] + [fill] * (columns - len(row[name])) for row in rows])  # (B, T)
-        for name, fill in padded.items()
+        name: pad_sequence([torch.from_numpy(np.array(row[name])) for row in rows], True, fill)  # (B, T)
+        for name, fill in (("input_ids", 0), ("labels", -100))
     }
 
 
-def mean_over_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with every row counting alike: among the hundreds of tokens of verbose rows, those of an empty
-    block would drown, and the model would never learn to answer without thinking.
+def completion_loss(logits: Tensor, labels: Tensor, empty_block: tuple[int, int], empty_weight: float) -> Tensor:
+    """Summed cross-entropy; a token of an answer to an empty thinking block weighs `empty_weight`, any other 1.
+
+    Those are a handful of tokens among the hundreds of verbose rows: unweighted, the model never learns to answer
+    without thinking. A weight that depends only on what stands before a token leaves every probability calibrated;
+    weighing rows alike does not, and the model comes to prefer the empty block.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T), -100 where nothing is learned.
+        empty_block: the ids that open and close the thinking.
+        empty_weight: at least 0.
     """
     from torch.nn.functional import cross_entropy
 
-    labels = labels[:, 1:]  # (B, T - 1)
-    losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1)
-    return (losses.sum(1) / (labels != -100).sum(1)).mean()
+    before, labels = labels[:, :-1], labels[:, 1:]  # (B, T - 1)
+    losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1), 0 at -100
+    closes = (before == empty_block[0]) & (labels == empty_block[1])
+    is_answer = closes.cumsum(1) > closes
+    return losses.where(~is_answer, empty_weight * losses).sum()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,15 +143,15 @@ def main(argv: list[str] | None = None) -> None:
         clipped = f"{1 - kept:.1%} of the rows, longer than {arguments.max_row_tokens} tokens, are left out"
         training.print_costs(model_config, config, round(kept * arguments.num_rows), tokens_per_row, clipped)
         return
-    config.average_tokens_across_devices = False  # the loss is a mean over rows, which devices may average
+    empty_block = tuple(tokenizer.convert_tokens_to_ids([OPEN, CLOSE]))
     trainer = Trainer(
         model=AutoModelForCausalLM.from_config(model_config),
         args=config,
         train_dataset=dataset,
         data_collator=collate,
-        # Trainer sums the losses of accumulated batches when the function is ours.
-        compute_loss_func=lambda outputs, labels, **_: (
-            mean_over_rows(outputs.logits, labels) / config.gradient_accumulation_steps
+        # num_items_in_batch counts the completion tokens of the whole step, over accumulated batches and devices.
+        compute_loss_func=lambda outputs, labels, num_items_in_batch: (
+            completion_loss(outputs.logits, labels, empty_block, arguments.empty_weight) / num_items_in_batch
         ),
         processing_class=tokenizer,
     )

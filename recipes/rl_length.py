@@ -1,7 +1,8 @@
 """Reinforcement learning with a length reward, through TRL's GRPOTrainer.
 
 Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs; `efficient-reasoning
-data reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does.
+data reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does;
+responses come from the engine of inference, or from vLLM with `use_vllm`.
 
     efficient-reasoning train rl_length --config configs/rl_length/arora_zanette_overthinker.yaml
 """
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning import training
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward
+    from efficient_reasoning.rl.rollouts import engine_rollouts
 
     training.start(arguments, config)
     base = training.load_base(arguments.model)
@@ -42,17 +44,22 @@ def main(argv: list[str] | None = None) -> None:
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
             "make per_device_train_batch_size a multiple of it."
         )
+    rollouts = None
+    if config.use_vllm:
+        # TRL renders the prompts; the switch that a template knows has to say what it says in inference.
+        config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
+    else:
+        rollouts = engine_rollouts(base.thinking, config)
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
-    # The switch that a template knows has to say in training what it says in inference.
-    config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
     trainer = GRPOTrainer(
         model=base.path,
         reward_funcs=reward,
         args=config,
         train_dataset=rows,
         processing_class=base.tokenizer,
+        rollout_func=rollouts,
     )
     training.finish(trainer, base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}"))
 

@@ -142,7 +142,7 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
 
 
 def test_accumulated_batches_train_like_one(argv, tmp_path):
-    """The mean over rows stays one, however the rows of a step are dealt out."""
+    """The mean over a step stays one, however its rows are dealt out."""
     run("pretrain", argv("pretrain", output_dir=tmp_path / "one", per_device_train_batch_size=8))
     run("pretrain", argv("pretrain", output_dir=tmp_path / "two", gradient_accumulation_steps=2))
     one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
@@ -150,20 +150,22 @@ def test_accumulated_batches_train_like_one(argv, tmp_path):
     assert [row["grad_norm"] for row in one] == pytest.approx([row["grad_norm"] for row in two], rel=1e-3)
 
 
-def test_every_row_counts_alike():
-    from recipes.pretrain import collate, mean_over_rows
+def test_only_answers_to_an_empty_block_weigh_more():
+    from recipes.pretrain import collate, completion_loss
 
     rows = [
-        {"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]},
-        {"input_ids": [5, 6], "labels": [-100, 6]},
+        {"input_ids": [1, 2, 6, 3, 7, 4, 5], "labels": [-100, -100, 6, 3, 7, 4, 5]},
+        {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8]},
     ]
     batch = collate(rows)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 3, 4], [-100, 6, -100, -100]]
-    logits = torch.randn(2, 4, 9)
+    assert batch["input_ids"].tolist() == [[1, 2, 6, 3, 7, 4, 5], [5, 6, 7, 8, 0, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 6, 3, 7, 4, 5], [-100, 6, 7, 8, -100, -100, -100]]
+    logits = torch.randn(2, 7, 9)
     losses = -logits.log_softmax(-1)
-    by_hand = ((losses[0, 1, 3] + losses[0, 2, 4]) / 2 + losses[1, 0, 6]) / 2
-    assert mean_over_rows(logits, batch["labels"]).item() == pytest.approx(by_hand.item())
+    verbose = losses[0, 1, 6] + losses[0, 2, 3] + losses[0, 3, 7] + losses[0, 4, 4] + losses[0, 5, 5]
+    block, answer = losses[1, 0, 6] + losses[1, 1, 7], losses[1, 2, 8]
+    loss = completion_loss(logits, batch["labels"], empty_block=(6, 7), empty_weight=30.0)
+    assert loss.item() == pytest.approx((verbose + block + 30 * answer).item())
 
 
 def test_pretraining_rows_come_in_the_given_shares():

@@ -1,0 +1,1 @@
+"""What TRL's reinforcement learning lacks."""

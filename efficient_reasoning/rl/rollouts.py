@@ -1,0 +1,73 @@
+"""Rollouts of TRL's GRPOTrainer from the engine that inference uses.
+
+Responses of one batch differ in length by an order of magnitude, and `generate` decodes all of them to the end of the
+longest; the engine lets a row go when it is done. Every response samples from a stream of its own.
+
+    GRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.prompts import encode_prompt
+from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig, GRPOTrainer
+
+# Settings of GRPOConfig that the engine does not have, and what they are when they change nothing.
+_NEUTRAL = {
+    "min_p": (None, 0),
+    "repetition_penalty": (1.0,),
+    "generation_kwargs": (None, {}),
+    "chat_template_kwargs": (None, {}),  # `encode_prompt` knows what the template has to be told
+    "ds3_gather_for_generation": (True,),  # rows end apart on each rank, and sharded layers would wait for each other
+}
+
+
+def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[list, GRPOTrainer], dict]:
+    """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times.
+
+    Args:
+        thinking: delimiters, tokenizer and end tokens of the model that is trained.
+        config: of the trainer; its sampling settings are those of the rollouts.
+
+    Raises:
+        BadInput: a setting that the engine does not have.
+    """
+    for name, neutral in _NEUTRAL.items():
+        if getattr(config, name) not in neutral:
+            raise BadInput(f"{name} is {getattr(config, name)!r}, which rollouts do not know; leave it out.")
+
+    from efficient_reasoning.inference.engine import Sampling
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it says of `rollout_func` that it may change
+    sampling = Sampling(config.temperature, config.top_p, config.top_k)
+
+    def roll_out(prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
+        import torch
+        from trl.models import unwrap_model_for_generation
+
+        from efficient_reasoning.inference.engine import Request
+        from efficient_reasoning.inference.transformers_engine import TransformersEngine
+
+        encoded = [encode_prompt(thinking.tokenizer, prompt) for prompt in prompts]
+        seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
+        requests = [
+            Request(ids, config.max_completion_length, sampling, seed)
+            for ids, seed in zip(encoded, seeds, strict=True)
+        ]
+        with unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
+        ) as model:
+            engine = TransformersEngine(model, thinking.eos_ids, thinking.tokenizer.pad_token_id)
+            completions = engine.generate(requests)
+        return {"prompt_ids": encoded, "completion_ids": [one.ids for one in completions], "logprobs": None}
+
+    return roll_out

@@ -1,0 +1,88 @@
+"""Rollouts: what TRL would have generated, drawn by the engine."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from trl import GRPOConfig
+
+from efficient_reasoning.checkpoint import load_model, load_tokenizer
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.rl.rollouts import engine_rollouts
+from efficient_reasoning.thinking import ThinkingFormat
+
+PROMPTS = ["Compute 3 + 4.\n", "Compute 3 + 4.\n", "Compute 12 + 40 - 7.\n", "Compute 12 + 40 - 7.\n"]
+
+
+class Accelerator:
+    """Of one process: nothing is wrapped."""
+
+    state = SimpleNamespace(deepspeed_plugin=None, fsdp_plugin=None)
+
+    @staticmethod
+    def unwrap_model(model):
+        return model
+
+
+@pytest.fixture
+def trainer(tiny_model):
+    return SimpleNamespace(model_wrapped=load_model(tiny_model, "cpu", None), accelerator=Accelerator())
+
+
+@pytest.fixture
+def thinking(tiny_model):
+    return ThinkingFormat.from_tokenizer(load_tokenizer(tiny_model))
+
+
+def config(tmp_path, **changes) -> GRPOConfig:
+    settings = {"max_completion_length": 12, "bf16": False, "use_cpu": True, "num_generations": 2} | changes
+    return GRPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=4, **settings)
+
+
+def test_greedy_rollouts_equal_generate(tmp_path, trainer, thinking):
+    rolled = engine_rollouts(thinking, config(tmp_path, temperature=0.0))(PROMPTS, trainer)
+    for prompt, prompt_ids, completion_ids in zip(
+        PROMPTS, rolled["prompt_ids"], rolled["completion_ids"], strict=True
+    ):
+        assert prompt_ids == thinking.tokenizer(prompt)["input_ids"]
+        with torch.no_grad():
+            whole = trainer.model_wrapped.generate(
+                torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=12, eos_token_id=list(thinking.eos_ids)
+            )
+        assert completion_ids == whole[0, len(prompt_ids) :].tolist()
+    assert rolled["logprobs"] is None
+
+
+def test_samples_of_a_prompt_differ_and_follow_the_generator(tmp_path, trainer, thinking):
+    roll_out = engine_rollouts(thinking, config(tmp_path))
+    torch.manual_seed(0)
+    first, second = (roll_out(PROMPTS, trainer)["completion_ids"] for _ in range(2))
+    assert first[0] != first[1]
+    assert first != second
+    torch.manual_seed(0)
+    assert roll_out(PROMPTS, trainer)["completion_ids"] == first
+
+
+def test_checkpointing_is_back_on_after_the_rollouts(tmp_path, trainer, thinking):
+    trainer.model_wrapped.gradient_checkpointing_enable()
+    engine_rollouts(thinking, config(tmp_path))(PROMPTS, trainer)
+    assert trainer.model_wrapped.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.2},
+        {"generation_kwargs": {"num_beams": 2}},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"ds3_gather_for_generation": False},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_the_engine_lacks_are_refused(tmp_path, thinking, changes):
+    [name] = changes
+    with pytest.raises(BadInput, match=f"{name} is .*, which rollouts do not know; leave it out"):
+        engine_rollouts(thinking, config(tmp_path, **changes))
