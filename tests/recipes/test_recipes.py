@@ -158,9 +158,11 @@ def test_only_answers_to_an_empty_block_weigh_more():
         {"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8]},
     ]
     batch = collate(rows)
-    assert batch["input_ids"].tolist() == [[1, 2, 6, 3, 7, 4, 5], [5, 6, 7, 8, 0, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 6, 3, 7, 4, 5], [-100, 6, 7, 8, -100, -100, -100]]
-    logits = torch.randn(2, 7, 9)
+    assert batch["input_ids"].shape == batch["labels"].shape == (2, 64)
+    assert batch["input_ids"][:, :8].tolist() == [[1, 2, 6, 3, 7, 4, 5, 0], [5, 6, 7, 8, 0, 0, 0, 0]]
+    assert batch["labels"][:, :8].tolist() == [[-100, -100, 6, 3, 7, 4, 5, -100], [-100, 6, 7, 8, *[-100] * 4]]
+    assert not batch["input_ids"][:, 8:].any() and (batch["labels"][:, 8:] == -100).all()
+    logits = torch.randn(2, 64, 9)
     losses = -logits.log_softmax(-1)
     verbose = losses[0, 1, 6] + losses[0, 2, 3] + losses[0, 3, 7] + losses[0, 4, 4] + losses[0, 5, 5]
     block, answer = losses[1, 0, 6] + losses[1, 1, 7], losses[1, 2, 8]
