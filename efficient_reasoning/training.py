@@ -45,6 +45,9 @@ _IDENTITY = (
     "gradient_accumulation_steps",
 )
 
+# What the terminal shows of what a trainer logs.
+_SHOWN = ("loss", "mean_token_accuracy", "reward", "accuracy", "completions/mean_length", "train_runtime")
+
 
 @dataclass(kw_only=True)
 class RecipeArguments:
@@ -191,6 +194,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     output.mkdir(parents=True, exist_ok=True)
     # What goes to the Hub is named in hub.py; left to itself, the trainer would upload its pickles too.
     push, trainer.args.push_to_hub = trainer.args.push_to_hub, False
+    _show_progress(trainer)
     result = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
     metadata.seed = trainer.args.seed
 
@@ -218,6 +222,20 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     if push:
         upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
     print(f"Saved {output}")
+
+
+def _show_progress(trainer: Trainer) -> None:
+    """A bar with the numbers that matter; trainers log up to thirty, which trainer_state.json keeps."""
+    from transformers import ProgressCallback
+
+    class Progress(ProgressCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            shown = {name: logs[name] for name in _SHOWN if name in logs}
+            if shown:
+                super().on_log(args, state, control, logs=shown, **kwargs)
+
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(Progress)
 
 
 def _last_checkpoint(output: Path) -> str | None:

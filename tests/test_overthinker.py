@@ -56,3 +56,9 @@ def test_it_is_right_and_thinks_too_long(reasoner, family, temperature):
 def test_sums_need_their_thinking(reasoner):
     _, correct = _solve(reasoner, load_problems("sums", "test", 64, seed=3), strategy="no-thinking", temperature=0.0)
     assert mean(correct) <= 0.4
+
+
+def test_heads_and_legs_do_not(reasoner):
+    problems = load_problems("heads_and_legs", "test", 64, seed=3)
+    _, correct = _solve(reasoner, problems, strategy="no-thinking", temperature=0.0)
+    assert mean(correct) >= 0.85

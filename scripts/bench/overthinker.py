@@ -1,0 +1,51 @@
+"""How well the embedded overthinker knows its two families, and how much it overthinks: the table of its card.
+
+python scripts/bench/overthinker.py [CHECKPOINT]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+MODES = (("budget-forcing", 0.0), ("budget-forcing", 0.6), ("budget-forcing", 1.0), ("no-thinking", 0.0))
+NUM_PROBLEMS = 500
+SEED = 1
+
+
+def main() -> None:
+    from efficient_reasoning import load_reasoner
+    from efficient_reasoning.answers import verify_many
+    from efficient_reasoning.inference import solve_many
+    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.traces import floor_tokens
+
+    reasoner = load_reasoner(sys.argv[1] if len(sys.argv) > 1 else "overthinker")
+    print(f"{NUM_PROBLEMS} test problems a family, seed {SEED}, one sample each, top-p 0.95, top-k 20")
+    for family in ("sums", "heads_and_legs"):
+        problems = load_problems(family, "test", NUM_PROBLEMS, SEED)
+        floor = mean(floor_tokens(problem, reasoner.thinking) for problem in problems)
+        print(f"{family}: floor {floor:.1f} tokens")
+        for strategy, temperature in MODES:
+            solutions = solve_many(
+                reasoner,
+                [problem["question"] for problem in problems],
+                strategy=strategy,
+                seeds=range(NUM_PROBLEMS),
+                temperature=temperature,
+            )
+            accuracy = mean(verify_many(problems, [solution.answer for solution in solutions]))
+            tokens = mean(solution.total_tokens for solution in solutions)
+            empty = mean(solution.thinking_tokens == 0 for solution in solutions)
+            print(
+                f"  {strategy:<15} T {temperature}: accuracy {accuracy:.1%}, {tokens:.1f} tokens "
+                f"({tokens / floor:.1f} times the floor), {empty:.1%} empty blocks"
+            )
+
+
+if __name__ == "__main__":
+    main()
