@@ -192,36 +192,57 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
 
     output = Path(trainer.args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
+    unfinished = output / ".unfinished"
     # What goes to the Hub is named in hub.py; left to itself, the trainer would upload its pickles too.
     push, trainer.args.push_to_hub = trainer.args.push_to_hub, False
-    _show_progress(trainer)
-    result = trainer.train(resume_from_checkpoint=_last_checkpoint(output))
-    metadata.seed = trainer.args.seed
-
-    # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
-    unfinished = output / ".unfinished"
-    if trainer.is_world_process_zero():
-        shutil.rmtree(unfinished, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
-    try:
-        trainer.save_model(str(unfinished))
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise BadInput(
-            f"{output}: the disk does not take the checkpoint ({error}); make room and run the same command again."
-        ) from error
-    trainer.accelerator.wait_for_everyone()
-    if not trainer.is_world_process_zero():
-        return
-    (unfinished / "training_args.bin").unlink(missing_ok=True)
-    metadata.save(unfinished)
-    write_training_card(unfinished, metadata=metadata, metrics=result.metrics)
-    for path in sorted(unfinished.iterdir()):
-        os.replace(path, output / path.name)
-    unfinished.rmdir()
-    if push:
+    if (output / "reasoning.json").is_file() and not unfinished.exists():
+        print(f"{output} is finished; delete it to train again.")
+    else:
+        metrics = _train(trainer, _last_checkpoint(output))
+        metadata.seed = trainer.args.seed
+        # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
+        if trainer.is_world_process_zero():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        try:
+            trainer.save_model(str(unfinished))
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise BadInput(
+                f"{output}: the disk does not take the checkpoint ({error}); make room and run the same command again."
+            ) from error
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            (unfinished / "training_args.bin").unlink(missing_ok=True)
+            metadata.save(unfinished)
+            write_training_card(unfinished, metadata=metadata, metrics=metrics)
+            for path in sorted(unfinished.iterdir()):
+                os.replace(path, output / path.name)
+            unfinished.rmdir()
+            print(f"Saved {output}")
+    if push and trainer.is_world_process_zero():
         upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
-    print(f"Saved {output}")
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    """Train from the checkpoint, if any, to the last step, and return the trainer's metrics."""
+    from transformers import TrainerCallback
+
+    class Complete(Exception):
+        """The checkpoint was the last one: its weights are loaded, and no step is left to take."""
+
+    class StopWhenComplete(TrainerCallback):
+        # Left to itself, the trainer takes one step more before it looks at the count.
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps:
+                raise Complete
+
+    _show_progress(trainer)
+    trainer.add_callback(StopWhenComplete)
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+    except Complete:
+        return {}
 
 
 def _show_progress(trainer: Trainer) -> None:

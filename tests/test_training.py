@@ -119,6 +119,7 @@ def test_a_save_that_dies_half_way_leaves_the_earlier_files(tiny_model, whole, t
     output = tmp_path / "run"
     train(tiny_model, output, max_steps=2)
     before = weights(output)
+    (output / ".unfinished").mkdir()  # a save that was killed before
 
     class Killed(BaseException):
         """No `except Exception` sees it."""
@@ -174,12 +175,19 @@ def test_of_many_checkpoints_the_newest_counts(tmp_path):
     assert training._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
 
 
-def test_a_finished_run_again_changes_nothing(tiny_model, whole, tmp_path):
-    import shutil
-
-    output = Path(shutil.copytree(whole, tmp_path / "run"))
-    train(tiny_model, output, [Interrupt(1)])  # no step is left to take
-    assert weights(output) == weights(whole)
+@pytest.mark.parametrize("kept", ["everything", "checkpoints"])
+def test_a_finished_run_again_changes_nothing(tiny_model, tmp_path, kept):
+    """Also when it was cut between last step and save; at a constant rate, since one of 0 would hide a step."""
+    output = tmp_path / "run"
+    constant = {"lr_scheduler_type": "constant"}
+    train(tiny_model, output, **constant)
+    before = weights(output)
+    if kept == "checkpoints":
+        for path in output.iterdir():
+            if path.is_file() and path.name != "run.json":
+                path.unlink()
+    train(tiny_model, output, **constant)
+    assert weights(output) == before
 
 
 # ---- claiming a folder ----
