@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import write_json
+from efficient_reasoning.files import digest, write_json
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
@@ -163,9 +162,25 @@ def load_model(model: str, device: str | None = None, dtype: str | None = None) 
     return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
 
 
-def thinking_format(
-    tokenizer: PreTrainedTokenizerBase, metadata: ReasoningMetadata | None, eos_ids: Iterable[int] = ()
-) -> ThinkingFormat:
-    """The delimiters a checkpoint was trained with, or those that its tokenizer shows."""
+def thinking_format(model: str, tokenizer: PreTrainedTokenizerBase) -> ThinkingFormat:
+    """The delimiters a checkpoint was trained with, or those that its tokenizer shows, and all that ends a response.
+
+    A chat model may end its turn with another token than the tokenizer's EOS; its generation config knows.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    metadata = ReasoningMetadata.load(model)
     open_text, close_text = (metadata.open_text, metadata.close_text) if metadata else (None, None)
+    try:
+        ends = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model without one ends as its config says
+        ends = AutoConfig.from_pretrained(model).eos_token_id
+    eos_ids = [ends] if isinstance(ends, int) else ends or []
     return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids)
+
+
+def weights_fingerprint(model: str) -> str | None:
+    """What tells a checkpoint from another of the same name: a hash of a folder's weights; None for a Hub id."""
+    folder = Path(model)
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]) if folder.is_dir() else []
+    return digest(files) if files else None

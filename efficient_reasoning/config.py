@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.files import is_full_disk
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -97,6 +98,11 @@ def run(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("Interrupted; run the same command to resume.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        print(f"error: the disk is full ({error}); make room and run the same command again.", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = None, doc: str = "") -> typing.Any:

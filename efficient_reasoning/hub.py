@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from efficient_reasoning.cards import write_model_card, write_training_card
-from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint, resolve_model
+from efficient_reasoning.checkpoint import check_checkpoint, resolve_model, weights_fingerprint
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import atomic_folder, read_jsonl
-from efficient_reasoning.traces import training_of
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
@@ -154,11 +153,8 @@ def _check_repo(repo: str) -> None:
 
 def _check_same_model(run: Path, summary: dict, model: Path) -> None:
     """A card with another checkpoint's numbers is worse than none."""
-    measured, own = summary["config"]["training"], training_of(ReasoningMetadata.load(model))
-    if measured != own:
-        raise BadInput(
-            f"{run}: measured a checkpoint with training {measured}, but {model} has {own}; evaluate it first."
-        )
+    if summary["config"]["weights"] != weights_fingerprint(str(model)):
+        raise BadInput(f"{run}: measured other weights than those in {model}; evaluate that folder first.")
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:

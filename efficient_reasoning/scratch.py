@@ -1,9 +1,10 @@
-"""What a model from scratch needs beside its weights: a tokenizer of its own, and a config that fits it.
+"""What a model from scratch needs beside its weights: a tokenizer of its own, a config that fits it, and a loss.
 
 1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic.
 2. The think delimiters are added tokens, one id each.
 3. The config is that of any architecture of transformers; a field that it does not have is refused, where
    transformers would keep it and ignore it.
+4. The loss makes the answer without thinking worth learning, and leaves the choice to think as the data have it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.thinking import KNOWN_DELIMITERS
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 OPEN, CLOSE = KNOWN_DELIMITERS[0]
@@ -69,3 +71,25 @@ def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokeni
         return CONFIG_MAPPING[model_type](**{**architecture, **tokens})
     except StrictDataclassError as error:
         raise BadInput(f"architecture: {' '.join(str(error).split())}; correct it.") from None
+
+
+def completion_loss(logits: Tensor, labels: Tensor, empty_block: tuple[int, int], empty_weight: float) -> Tensor:
+    """Summed cross-entropy; a token of an answer to an empty thinking block weighs `empty_weight`, any other 1.
+
+    Those are a handful of tokens among the hundreds of verbose rows: unweighted, the model never learns to answer
+    without thinking. A weight that depends only on what stands before a token leaves every probability calibrated;
+    weighing rows alike does not, and the model comes to prefer the empty block.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, T), -100 where nothing is learned.
+        empty_block: the ids that open and close the thinking.
+        empty_weight: at least 0.
+    """
+    from torch.nn.functional import cross_entropy
+
+    before, labels = labels[:, :-1], labels[:, 1:]  # (B, T - 1)
+    losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1), 0 at -100
+    closes = (before == empty_block[0]) & (labels == empty_block[1])
+    is_answer = closes.cumsum(1) > closes
+    return losses.where(~is_answer, empty_weight * losses).sum()

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -31,7 +32,6 @@ from efficient_reasoning.problems import FAMILIES
 from efficient_reasoning.prompts import make_completion, make_prompt
 
 if TYPE_CHECKING:
-    from efficient_reasoning.checkpoint import ReasoningMetadata
     from efficient_reasoning.inference import Reasoner, Solution
     from efficient_reasoning.thinking import ThinkingFormat
 
@@ -78,6 +78,10 @@ def sample_traces(
         BadInput: nothing to do, a budget below one token, ids that repeat, or a file of another configuration.
     """
     _check_request(problems, strategies, budgets, samples_per_problem)
+    # Before the folder is claimed: a refused request leaves nothing behind.
+    sampling = inference.Sampling(temperature, top_p, top_k)
+    for strategy, budget in itertools.product(strategies, budgets):
+        inference.check_request(reasoner, problems[0]["question"], strategy, budget, max_new_tokens, sampling)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
         "strategies": list(strategies),
@@ -90,7 +94,7 @@ def sample_traces(
         "seed": seed,
         "num_problems": len(problems),
         "problems_fingerprint": _fingerprint(problems),
-        "training": training_of(reasoner.metadata),
+        "weights": reasoner.weights,
     }
     _claim(config_path, config, path)
     _solve_pending(reasoner, problems, config, path)
@@ -125,12 +129,6 @@ def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def training_of(metadata: ReasoningMetadata | None) -> dict | None:
-    """What tells a checkpoint from another of the same name; None for a model that this toolkit did not make."""
-    names = ("method", "stage", "data_fingerprint", "seed")
-    return None if metadata is None else {name: getattr(metadata, name) for name in names}
-
-
 def tokenizer_hash(tokenizer) -> str:
     """Hash of the vocabulary: where it is equal, the ids of two traces mean the same."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
@@ -160,11 +158,9 @@ def _check_request(
     for name, values in (("problems", problems), ("strategies", strategies), ("budgets", budgets)):
         if not values:
             raise BadInput(f"There are no {name} to run; give at least one.")
-    for name in strategies:
-        inference.get_strategy(name)
-    for budget in budgets:
-        if budget is not None and budget < 1:
-            raise BadInput(f"budget_tokens is {budget}; give at least 1, or none for no limit.")
+    for name, values in (("strategies", strategies), ("budgets", budgets)):
+        if len(set(values)) < len(values):
+            raise BadInput(f"{name} are {', '.join(map(str, values))}; give each of them once.")
     if samples_per_problem < 1:
         raise BadInput(f"samples_per_problem is {samples_per_problem}; give at least 1.")
     seen: set[str] = set()

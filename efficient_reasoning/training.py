@@ -24,7 +24,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import read_numbered_jsonl, write_json
+from efficient_reasoning.files import digest, is_full_disk, read_numbered_jsonl, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,18 +33,12 @@ if TYPE_CHECKING:
     from efficient_reasoning.checkpoint import ReasoningMetadata
     from efficient_reasoning.thinking import ThinkingFormat
 
-# What decides the weights that come out; the rest (logging, saving, workers) may differ when a run is resumed.
-_IDENTITY = (
-    "seed",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_steps",
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-)
-
+# Fields of the trainer's arguments that begin so do not decide the weights that come out, and may differ when a run is
+# resumed: they say where the run stands, what it tells, and where it computes.
+_INCIDENTAL = (
+    "output_dir", "run_name", "logging", "log_", "report_to", "project", "trackio", "disable_tqdm", "save_", "eval_",
+    "push_to_hub", "hub_", "resume_from", "do_", "dataloader_", "local_rank", "ddp_", "deepspeed", "fsdp", "use_cpu",
+)  # fmt: skip
 # What the terminal shows of what a trainer logs.
 _SHOWN = ("loss", "mean_token_accuracy", "reward", "accuracy", "completions/mean_length", "train_runtime")
 
@@ -83,8 +77,8 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
         return
     output = Path(config.output_dir)
     path = output / "run.json"
-    identity = dataclasses.asdict(arguments) | {name: getattr(config, name) for name in _IDENTITY}
-    identity = json.loads(json.dumps(identity, default=str))
+    settings = {name: value for name, value in config.to_dict().items() if not name.startswith(_INCIDENTAL)}
+    identity = json.loads(json.dumps(settings | dataclasses.asdict(arguments) | _inputs(arguments), default=str))
     if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
@@ -95,6 +89,18 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
             )
     elif is_main_process():
         write_json(path, identity)
+
+
+def _inputs(arguments: RecipeArguments) -> dict[str, str | None]:
+    """Fingerprints of what a fine-tuning run reads; the files may change under their names."""
+    if not isinstance(arguments, FinetuningArguments):
+        return {}
+    from efficient_reasoning.checkpoint import resolve_model, weights_fingerprint
+
+    return {
+        "model weights": weights_fingerprint(resolve_model(arguments.model)),
+        "contents of data": digest([arguments.data]) if Path(arguments.data).is_file() else None,
+    }
 
 
 def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
@@ -163,11 +169,11 @@ def load_base(model: str) -> Base:
     Raises:
         BadInput: broken checkpoint, or no known think delimiters.
     """
-    from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model, thinking_format
+    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
 
     path = resolve_model(model)
     tokenizer = load_tokenizer(path)
-    thinking = thinking_format(tokenizer, ReasoningMetadata.load(path))
+    thinking = thinking_format(path, tokenizer)
     name = Path(model).name if Path(model).is_dir() else model
     return Base(name, path, tokenizer, thinking)
 
@@ -186,8 +192,6 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     Raises:
         BadInput: the disk does not take the checkpoint.
     """
-    from safetensors import SafetensorError
-
     from efficient_reasoning.hub import upload_folder, write_training_card
 
     output = Path(trainer.args.output_dir)
@@ -206,8 +210,10 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
         trainer.accelerator.wait_for_everyone()
         try:
             trainer.save_model(str(unfinished))
-        except (OSError, SafetensorError) as error:
+        except Exception as error:  # safetensors and tokenizers raise what they like
             shutil.rmtree(unfinished, ignore_errors=True)
+            if not is_full_disk(error):
+                raise
             raise BadInput(
                 f"{output}: the disk does not take the checkpoint ({error}); make room and run the same command again."
             ) from error
@@ -225,15 +231,15 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
-    """Train from the checkpoint, if any, to the last step, and return the trainer's metrics."""
+    """Train from the checkpoint, if any, to the last step; the trainer's metrics, none where no step was left."""
     from transformers import TrainerCallback
 
     class Complete(Exception):
         """The checkpoint was the last one: its weights are loaded, and no step is left to take."""
 
     class StopWhenComplete(TrainerCallback):
-        # Left to itself, the trainer takes one step more before it looks at the count.
-        def on_step_begin(self, args, state, control, **kwargs):
+        # Left to itself, the trainer takes one step more before it looks at the count, or none with a loss of 0.
+        def on_epoch_begin(self, args, state, control, **kwargs):
             if state.global_step >= state.max_steps:
                 raise Complete
 
@@ -247,23 +253,33 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
 
 def _show_progress(trainer: Trainer) -> None:
     """A bar with the numbers that matter; trainers log up to thirty, which trainer_state.json keeps."""
-    from transformers import ProgressCallback
+    from transformers import PrinterCallback, ProgressCallback
 
-    class Progress(ProgressCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            shown = {name: logs[name] for name in _SHOWN if name in logs}
-            if shown:
-                super().on_log(args, state, control, logs=shown, **kwargs)
+    for kind in (ProgressCallback, PrinterCallback):  # the second where `disable_tqdm` is set
 
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(Progress)
+        class Brief(kind):
+            def on_log(self, args, state, control, logs=None, **kwargs):
+                shown = {name: logs[name] for name in _SHOWN if name in logs}
+                if shown:
+                    super().on_log(args, state, control, logs=shown, **kwargs)
+
+        if trainer.pop_callback(kind):
+            trainer.add_callback(Brief)
 
 
 def _last_checkpoint(output: Path) -> str | None:
-    """The newest checkpoint that is whole: the trainer writes its state last, a run may be killed before that."""
-    states = output.glob("checkpoint-*/trainer_state.json")
+    """The newest checkpoint that is whole: the trainer writes its state last, and a kill or a full disk may cut it."""
+    states = filter(_is_json, output.glob("checkpoint-*/trainer_state.json"))
     newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)
     return str(newest.parent) if newest else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
 
 
 def dry_run(
@@ -283,7 +299,7 @@ def dry_run(
     from efficient_reasoning.prompts import encode_prompt
 
     samples_per_row = getattr(config, "num_generations", 1) * getattr(config, "num_iterations", 1)
-    batch = rows.select(range(min(_samples_per_step(config) // samples_per_row, len(rows))))
+    batch = rows.select(range(min(max(1, _samples_per_step(config) // samples_per_row), len(rows))))
     prompt_tokens = mean(len(encode_prompt(base.tokenizer, prompt)) for prompt in batch["prompt"])
     column = next((name for name in ("total_tokens", "reference_tokens") if name in rows.column_names), None)
     clipped = "unknown (the rows have no length column)"

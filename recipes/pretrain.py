@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from efficient_reasoning.config import parse, run
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.problems import FAMILIES, draw_problems
-from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, train_tokenizer
+from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, completion_loss, train_tokenizer
 from efficient_reasoning.training import RecipeArguments
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PretrainArguments(RecipeArguments):
     )
     vocab_size: int = field(default=384, metadata={"help": "Tokens of the byte-level BPE, at least 260."})
     empty_weight: float = field(
-        default=30.0, metadata={"help": "Weight in the loss of the answer to an empty block, a token; others weigh 1."}
+        default=20.0, metadata={"help": "Weight in the loss of the answer to an empty block, a token; others weigh 1."}
     )
     max_row_tokens: int = field(default=256, metadata={"help": "Longer rows are left out: they slow whole batches."})
     architecture: dict = field(metadata={"help": "model_type and its config fields, as in a config.json."})
@@ -101,28 +101,6 @@ def collate(rows: list[dict]) -> dict[str, Tensor]:
         name: torch.tensor([row[name] + [fill] * (columns - len(row[name])) for row in rows])  # (B, T)
         for name, fill in padded.items()
     }
-
-
-def completion_loss(logits: Tensor, labels: Tensor, empty_block: tuple[int, int], empty_weight: float) -> Tensor:
-    """Summed cross-entropy; a token of an answer to an empty thinking block weighs `empty_weight`, any other 1.
-
-    Those are a handful of tokens among the hundreds of verbose rows: unweighted, the model never learns to answer
-    without thinking. A weight that depends only on what stands before a token leaves every probability calibrated;
-    weighing rows alike does not, and the model comes to prefer the empty block.
-
-    Args:
-        logits: (B, T, V).
-        labels: (B, T), -100 where nothing is learned.
-        empty_block: the ids that open and close the thinking.
-        empty_weight: at least 0.
-    """
-    from torch.nn.functional import cross_entropy
-
-    before, labels = labels[:, :-1], labels[:, 1:]  # (B, T - 1)
-    losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1), 0 at -100
-    closes = (before == empty_block[0]) & (labels == empty_block[1])
-    is_answer = closes.cumsum(1) > closes
-    return losses.where(~is_answer, empty_weight * losses).sum()
 
 
 def main(argv: list[str] | None = None) -> None:

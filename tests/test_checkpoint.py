@@ -17,6 +17,7 @@ from efficient_reasoning.checkpoint import (
     load_tokenizer,
     resolve_model,
     thinking_format,
+    weights_fingerprint,
 )
 from efficient_reasoning.errors import BadInput
 
@@ -200,10 +201,29 @@ def test_metadata_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 def test_delimiters_come_from_the_metadata_else_from_the_tokenizer(folder):
     tokenizer = load_tokenizer(str(folder))
-    trained_with = ReasoningMetadata("sft", "sft", open_text="[T]", close_text="[/T]")
-    assert thinking_format(tokenizer, trained_with).open_text == "[T]"
-    assert thinking_format(tokenizer, None).open_text == "<think>"
-    assert thinking_format(tokenizer, None, eos_ids=[7]).eos_ids == {1, 7}
+    assert thinking_format(str(folder), tokenizer).open_text == "<think>"
+    ReasoningMetadata("sft", "sft", open_text="[T]", close_text="[/T]").save(folder)
+    assert thinking_format(str(folder), tokenizer).open_text == "[T]"
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+def test_what_ends_a_response_comes_from_the_generation_config_else_from_the_config(folder, name):
+    tokenizer = load_tokenizer(str(folder))
+    (folder / "generation_config.json").unlink()
+    content = json.loads((folder / name).read_text()) if name == "config.json" else {}
+    (folder / name).write_text(json.dumps(content | {"eos_token_id": [7, 8]}))
+    assert thinking_format(str(folder), tokenizer).eos_ids == {1, 7, 8}
+
+
+def test_a_fingerprint_follows_the_weights_alone(folder):
+    before = weights_fingerprint(str(folder))
+    (folder / "reasoning.json").write_text("{}")
+    assert weights_fingerprint(str(folder)) == before
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert weights_fingerprint(str(folder)) != before
+    assert weights_fingerprint("ORG/NAME") is None
 
 
 def test_a_name_that_is_neither_folder_nor_hub_model(monkeypatch):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -392,7 +393,13 @@ def test_help_all_adds_the_trainers_fields(capsys):
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [(BadInput("a.yaml: no."), 2, "error: a.yaml: no.\n"), (KeyboardInterrupt(), 130, "run the same command")],
+    [
+        (BadInput("a.yaml: no."), 2, "error: a.yaml: no.\n"),
+        (KeyboardInterrupt(), 130, "run the same command"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "error: the disk is full ("),
+        (Exception("No space left on device (os error 28)"), 2, "make room and run the same command again"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), 2, "the disk is full"),
+    ],
 )
 def test_run_ends_with_a_sentence_and_a_code(capsys, error, code, said):
     def main():

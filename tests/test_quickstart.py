@@ -42,7 +42,9 @@ def test_the_main_job_ends_with_table_picture_and_folder_and_runs_twice(checkout
     assert {"model.safetensors", "config.json", "tokenizer.json", "reasoning.json", "README.md", "evaluation"} <= names
     assert json.loads((folder / "published" / "reasoning.json").read_text())["stage"] == "rl"
 
+    weights = (folder / "published" / "model.safetensors").read_bytes()
     second = _run(checkout)
+    assert (folder / "published" / "model.safetensors").read_bytes() == weights
     assert _table(second) == _table(first)
     assert _seconds(second) < _seconds(first)
 

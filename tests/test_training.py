@@ -16,7 +16,16 @@ from efficient_reasoning import training
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
-from efficient_reasoning.training import RecipeArguments, dry_run, fingerprint, finish, load_base, load_rows, start
+from efficient_reasoning.training import (
+    FinetuningArguments,
+    RecipeArguments,
+    dry_run,
+    fingerprint,
+    finish,
+    load_base,
+    load_rows,
+    start,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -171,7 +180,9 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny_model, whole, tmp_pat
 def test_of_many_checkpoints_the_newest_counts(tmp_path):
     for step in (200, 1000, 90):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").touch()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-2000").mkdir()
+    (tmp_path / "checkpoint-2000" / "trainer_state.json").touch()  # a full disk took its content
     assert training._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
 
 
@@ -198,7 +209,26 @@ def test_another_configuration_is_refused(tiny_model, whole):
         train(tiny_model, whole, seed=4, learning_rate=1.0)
     with pytest.raises(BadInput, match="differs in data"):
         start(Arguments(data="other.jsonl"), arguments_of(whole))
+    with pytest.raises(BadInput, match="differs in weight_decay"):
+        start(Arguments(), arguments_of(whole, weight_decay=0.5))
     start(Arguments(), arguments_of(whole, logging_steps=7, save_steps=3))  # these decide nothing
+
+
+@pytest.mark.parametrize(("changed", "named"), [("rows.jsonl", "contents of data"), ("base", "model weights")])
+def test_files_that_changed_under_their_names_are_refused(tiny_model, tmp_path, changed, named):
+    import shutil
+
+    base, rows, output = tmp_path / "base", tmp_path / "rows.jsonl", tmp_path / "run"
+    shutil.copytree(tiny_model, base)
+    rows.write_text("{}\n")
+    arguments = FinetuningArguments(model=str(base), data=str(rows))
+    start(arguments, arguments_of(output))
+    (output / "checkpoint-2").mkdir()
+    start(arguments, arguments_of(output))
+    target = base / "model.safetensors" if changed == "base" else rows
+    target.write_bytes(target.read_bytes() + b" ")
+    with pytest.raises(BadInput, match=f"differs in {named}"):
+        start(arguments, arguments_of(output))
 
 
 def test_a_folder_without_weights_holds_nothing_back(tmp_path):

@@ -150,6 +150,8 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
     floor = np.array([floors[name] for name in names]) if len(floors) == len(names) else None
     points = {}
     for key, of_point in samples.items():
+        if len(of_point) < len(names):
+            continue  # of an extension that was cut off; the summary does not have it either
         # Every problem has as many samples as the next, so the mean of the problems' means is that of the samples.
         means = np.array([np.mean(of_point[name], axis=0) for name in names])  # (C, 2)
         points[key] = _Point(names, means[:, 0], means[:, 1], floor)

@@ -83,10 +83,13 @@ def paired_bootstrap(
     """
     means, draws, num_clusters = _resample([a, b], clusters, seeds, resamples, seed)
     interval = _percentiles(means[1] - means[0], draws[:, 1] - draws[:, 0], level)
-    if share and np.array_equal(a, b):
-        miss = _unseen_share(num_clusters, level)
-        return Interval(0.0, -miss, miss)
-    return interval
+    if not share:
+        return interval
+    # A bound of 0 on a side where nothing was seen to change proves no more than a unanimous share does.
+    change, miss = np.subtract(b, a), _unseen_share(num_clusters, level)
+    low = -miss if interval.low == 0 and not (change < 0).any() else interval.low
+    high = miss if interval.high == 0 and not (change > 0).any() else interval.high
+    return Interval(interval.mean, low, high)
 
 
 def paired_ratio(

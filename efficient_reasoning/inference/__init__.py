@@ -2,7 +2,7 @@
 
 from efficient_reasoning.inference.engine import Completion, Engine, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.solve import Reasoner, Solution, load_reasoner, solve, solve_many
+from efficient_reasoning.inference.solve import Reasoner, Solution, check_request, load_reasoner, solve, solve_many
 from efficient_reasoning.inference.strategy import Assignment, Response, Strategy, get_strategy
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Sampling",
     "Solution",
     "Strategy",
+    "check_request",
     "get_strategy",
     "load_reasoner",
     "solve",

@@ -18,6 +18,7 @@ from efficient_reasoning.checkpoint import (
     load_tokenizer,
     resolve_model,
     thinking_format,
+    weights_fingerprint,
 )
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import Engine, Sampling
@@ -42,6 +43,7 @@ class Reasoner:
         thinking: its think delimiters.
         metadata: its reasoning.json; None for models of another making.
         name: what it was loaded as.
+        weights: fingerprint of a local folder's weights; None for a model of the Hub.
     """
 
     engine: Engine
@@ -49,6 +51,7 @@ class Reasoner:
     thinking: ThinkingFormat
     metadata: ReasoningMetadata | None
     name: str
+    weights: str | None
 
 
 @dataclass(frozen=True)
@@ -96,14 +99,11 @@ def load_reasoner(
         raise BadInput(f"Unknown backend {backend!r}{near(backend, BACKENDS)}")
     folder = resolve_model(path_or_id)
     tokenizer = load_tokenizer(folder)
-    metadata = ReasoningMetadata.load(folder)
     model = load_model(folder, device, dtype)
-    # A chat model may end its turn with another token than the tokenizer's EOS; its generation config knows.
-    ends = model.generation_config.eos_token_id
-    thinking = thinking_format(tokenizer, metadata, [ends] if isinstance(ends, int) else ends or [])
+    thinking = thinking_format(folder, tokenizer)
     name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
     engine = TransformersEngine(model, thinking.eos_ids, tokenizer.pad_token_id)
-    return Reasoner(engine, tokenizer, thinking, metadata, name)
+    return Reasoner(engine, tokenizer, thinking, ReasoningMetadata.load(folder), name, weights_fingerprint(folder))
 
 
 def solve(
@@ -145,13 +145,42 @@ def solve_many(
     Raises:
         BadInput: unknown strategy, a budget or limit below one token, or a budget the strategy cannot keep.
     """
+    sampling = Sampling(temperature, top_p, top_k)
+    assignments = _assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
+    plan = get_strategy(strategy, **parameters)
+    responses = run_all(reasoner.engine, [plan.solve(assignment) for assignment in assignments], progress)
+    return [
+        _take_apart(reasoner, assignment.prompt_ids, response)
+        for assignment, response in zip(assignments, responses, strict=True)
+    ]
+
+
+def check_request(
+    reasoner: Reasoner,
+    question: str,
+    strategy: str,
+    budget_tokens: int | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+) -> None:
+    """Raise what `solve_many` would raise of these arguments, without decoding a token."""
+    [assignment] = _assign(reasoner, [question], budget_tokens, max_new_tokens, sampling, [0])
+    next(get_strategy(strategy).solve(assignment))
+
+
+def _assign(
+    reasoner: Reasoner,
+    questions: Sequence[str],
+    budget_tokens: int | None,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
+) -> list[Assignment]:
     if budget_tokens is not None and budget_tokens < 1:
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
-    plan = get_strategy(strategy, **parameters)
-    sampling = Sampling(temperature, top_p, top_k)
-    assignments = [
+    return [
         Assignment(
             encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)),
             reasoner.thinking,
@@ -161,11 +190,6 @@ def solve_many(
             seed,
         )
         for question, seed in zip(questions, seeds, strict=True)
-    ]
-    responses = run_all(reasoner.engine, [plan.solve(assignment) for assignment in assignments], progress)
-    return [
-        _take_apart(reasoner, assignment.prompt_ids, response)
-        for assignment, response in zip(assignments, responses, strict=True)
     ]
 
 

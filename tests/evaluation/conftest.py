@@ -40,7 +40,8 @@ class FakeReasoner(SimpleNamespace):
     """`skill` is the share of correct answers without a budget; `thinking_tokens` the mean length of its thoughts."""
 
     def __init__(self, name: str = "fake", skill: float = 0.9, thinking_tokens: int = 60):
-        super().__init__(name=name, metadata=None, skill=skill, thinking_tokens=thinking_tokens, calls=[])
+        super().__init__(name=name, metadata=None, weights="0123abcd", calls=[])
+        self.skill, self.thinking_tokens = skill, thinking_tokens
         self.thinking = thinking_format()
         self.tokenizer = self.thinking.tokenizer
 
@@ -81,5 +82,4 @@ def fake_reasoner(monkeypatch) -> Callable[..., FakeReasoner]:
         return [reasoner.solve(question, budget_tokens, seed) for question, seed in zip(questions, seeds, strict=True)]
 
     monkeypatch.setattr(inference, "solve_many", solve_many, raising=False)
-    monkeypatch.setattr(inference, "get_strategy", lambda name: name, raising=False)
     return FakeReasoner

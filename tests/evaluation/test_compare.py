@@ -106,6 +106,15 @@ def test_a_point_the_baseline_lacks_is_shown_without_a_change(problems, fake_rea
     assert (row.budget_tokens, row.accuracy_change, row.mark) == (16, None, "")
 
 
+def test_an_extension_that_was_cut_off_changes_nothing(runs):
+    before = compare([runs["base"], runs["concise"]])
+    path = runs["concise"] / "samples.jsonl"
+    first = path.read_text().splitlines()[0]
+    with open(path, "a") as stream:
+        stream.write(json.dumps(json.loads(first) | {"budget_tokens": 48}) + "\n")
+    assert rows_of(compare([runs["base"], runs["concise"]])) == rows_of(before)
+
+
 def test_other_problems_are_refused_by_name(problems, fake_reasoner, runs, tmp_path):
     fewer = evaluate(fake_reasoner(), problems[:-2], out=tmp_path / "fewer")
     with pytest.raises(BadInput, match=r"2 of .*base are not in .*fewer, such as sum-38"):

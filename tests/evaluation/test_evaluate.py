@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import yaml
 
-from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import evaluate
 from efficient_reasoning.files import read_jsonl
@@ -200,12 +199,33 @@ def test_a_run_can_be_published_as_it_is(problems, fake_reasoner, tmp_path):
 
 
 def test_a_retrained_checkpoint_of_the_same_name_is_another_one(problems, fake_reasoner, tmp_path):
-    first, retrained = fake_reasoner(), fake_reasoner()
-    for reasoner, fingerprint in ((first, "aa"), (retrained, "bb")):
-        reasoner.metadata = ReasoningMetadata("shortest_correct", "sft", data_fingerprint=fingerprint, seed=0)
-    evaluate(first, problems, out=tmp_path / "run")
-    with pytest.raises(BadInput, match="differs in training"):
+    evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    retrained = fake_reasoner()
+    retrained.weights = "other"
+    with pytest.raises(BadInput, match="differs in weights"):
         evaluate(retrained, problems, out=tmp_path / "run")
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"budgets": (None, 4)}, "budget_tokens is 4, of which 6 are reserved"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"strategies": ("budget-forcin",)}, "Unknown strategy 'budget-forcin'"),
+        ({"budgets": (64, 64)}, "budgets are 64, 64; give each of them once"),
+    ],
+)
+def test_a_refused_request_claims_nothing(problems, fake_reasoner, tmp_path, request_, message):
+    with pytest.raises(BadInput, match=message):
+        evaluate(fake_reasoner(), problems, **request_, out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    run = evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    config = (run / "config.yaml").read_text()
+    with pytest.raises(BadInput, match=message):
+        evaluate(fake_reasoner(), problems, **request_, out=run)
+    assert (run / "config.yaml").read_text() == config
 
 
 def test_the_function_wins_over_the_module_of_the_same_name():

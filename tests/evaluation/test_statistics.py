@@ -111,6 +111,15 @@ def test_no_discordant_problem_is_not_proof_of_no_change():
     assert -interval.low == interval.high == pytest.approx(1 - 0.025 ** (1 / 100))
 
 
+def test_a_side_on_which_nothing_changed_is_not_proof_of_no_change():
+    """One of 20 won and none lost does not say that none is ever lost; six won say that more are won than lost."""
+    miss = 1 - 0.025 ** (1 / 20)
+    one, six = ([1] * won + [0] * (20 - won) for won in (1, 6))
+    assert paired_bootstrap([0] * 20, one, range(20), share=True).low == pytest.approx(-miss)
+    assert paired_bootstrap(one, [0] * 20, range(20), share=True).high == pytest.approx(miss)
+    assert paired_bootstrap([0] * 20, six, range(20), share=True).low > 0
+
+
 def test_training_seeds_are_a_second_source_of_chance():
     rng = np.random.default_rng(7)
     problems, seeds = (grid.ravel() for grid in np.meshgrid(range(300), range(6), indexing="ij"))
