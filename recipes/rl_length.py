@@ -4,7 +4,7 @@ Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns th
 data reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does;
 responses come from the engine of inference, or from vLLM with `use_vllm`.
 
-    efficient-reasoning train rl_length --config configs/rl_length/arora_zanette_overthinker.yaml
+    efficient-reasoning train rl_length --config configs/rl_length/kimi_overthinker.yaml
 """
 
 from __future__ import annotations

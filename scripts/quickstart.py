@@ -142,7 +142,7 @@ def main() -> None:
         run_program(progress, "recipes", "sft_compress", config, data=rows, output_dir=output, max_steps=steps)
 
     progress.announce("Reinforcement learning with a length reward")
-    config = "configs/rl_length/arora_zanette_overthinker.yaml"
+    config = "configs/rl_length/kimi_overthinker.yaml"
     start_and_end = {"model": f"{folder}/sft", "data": references, "output_dir": f"{folder}/rl"}
     amount = {"max_steps": scale.rl_steps, "per_device_train_batch_size": scale.rl_batch_size}
     run_program(progress, "recipes", "rl_length", config, **start_and_end, **amount)

@@ -37,7 +37,7 @@ def main() -> None:
     seconds = {}
     for name in sys.argv[1:] or REWARDS:
         began = time.perf_counter()
-        arguments = ["--config", "configs/rl_length/arora_zanette_overthinker.yaml", "--model", START, "--data", ROWS]
+        arguments = ["--config", "configs/rl_length/kimi_overthinker.yaml", "--model", START, "--data", ROWS]
         arguments += ["--reward", name, "--reward_parameters", json.dumps(REWARDS[name])]
         rl_length.main([*arguments, "--output_dir", str(OUT / name)])
         seconds[name] = round(time.perf_counter() - began)
