@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from efficient_reasoning.config import parse, run
-from efficient_reasoning.errors import BadInput
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import BadInput, run
 
 # Their verifiers read the answer alone. Other metadata would only be padding: a table has one type for a column, and
 # fills every row's metadata up with the keys of all the others.

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from efficient_reasoning.config import parse, run
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import run
 
 
 @dataclass(kw_only=True)

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from efficient_reasoning.config import parse, run
-from efficient_reasoning.errors import BadInput
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import BadInput, run
 
 
 @dataclass(kw_only=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import efficient_reasoning
-from efficient_reasoning.config import programs, recipe_path, run
-from efficient_reasoning.errors import BadInput
+from efficient_reasoning.config import programs, recipe_path
+from efficient_reasoning.errors import BadInput, run
 
 REQUIREMENTS = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "huggingface_hub")
 EXTRAS = {"gym": "reasoning-gym", "math": "math-verify", "fla": "flash-linear-attention", "app": "gradio"}

@@ -26,11 +26,10 @@ import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.files import is_full_disk
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -86,23 +85,6 @@ def find_config(name: str, own: str = "*") -> Path:
         known = {key if "/" in wanted else Path(key).name for key in shipped}
         raise BadInput(f"{name}: neither a file nor a shipped config{near(wanted, known)}")
     return shipped[found[0]]
-
-
-def run(main: Callable[[], object]) -> None:
-    """Run a program's `main`: bad input becomes its sentence and exit code 2, Ctrl-C becomes exit code 130."""
-    try:
-        main()
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted; run the same command to resume.", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        if not is_full_disk(error):
-            raise
-        print(f"error: the disk is full ({error}); make room and run the same command again.", file=sys.stderr)
-        sys.exit(2)
 
 
 def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = None, doc: str = "") -> typing.Any:

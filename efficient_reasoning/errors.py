@@ -1,13 +1,16 @@
-"""The one exception that means "what you gave me cannot be used".
+"""How programs end when something is wrong: with one sentence and an exit code, without a traceback.
 
-Every program of the toolkit turns a `BadInput` into its message and exit code 2, without a traceback. The message is
-one sentence that names the file, line or key and says what to do about it.
+1. `BadInput` means "what you gave me cannot be used". Its message names the file, line or key and the remedy.
+2. A full disk is nobody's mistake, and whatever was being written, the same command goes on once there is room.
+3. Everything else is a fault of ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import sys
+from collections.abc import Callable, Iterable
 
 
 class BadInput(ValueError):
@@ -21,3 +24,31 @@ def near(name: str, known: Iterable[str]) -> str:
     if close:
         return f", did you mean {' or '.join(close)}?"
     return f"; known are {', '.join(known)}." if known else "."
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether a write failed for want of room; native libraries say so in words only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ("No space left", "File too large", "failed writing file")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a program's `main`: bad input and a full disk become a sentence and exit code 2, Ctrl-C exit code 130."""
+    try:
+        main()
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command to resume.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        print(f"error: the disk is full ({error}); make room and run the same command again.", file=sys.stderr)
+        sys.exit(2)

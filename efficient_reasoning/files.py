@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -71,17 +70,6 @@ def digest(paths: Iterable[str | Path]) -> str:
             while block := stream.read(1 << 22):
                 state.update(block)
     return state.hexdigest()
-
-
-def is_full_disk(error: BaseException | None) -> bool:
-    """Whether a write failed for want of room; native libraries say so in words only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            return True
-        if any(words in str(error) for words in ("No space left", "File too large", "failed writing file")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _flush(folder: Path) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import digest, is_full_disk, read_numbered_jsonl, write_json
+from efficient_reasoning.errors import BadInput, is_full_disk
+from efficient_reasoning.files import digest, read_numbered_jsonl, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from efficient_reasoning.config import parse, run
-from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import BadInput, near, run
 from efficient_reasoning.problems import FAMILIES, draw_problems
 from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, completion_loss, train_tokenizer
 from efficient_reasoning.training import RecipeArguments

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from efficient_reasoning.config import parse, run
-from efficient_reasoning.errors import BadInput
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.training import FinetuningArguments
 
 

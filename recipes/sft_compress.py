@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from efficient_reasoning.config import parse, run
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import run
 from efficient_reasoning.training import FinetuningArguments
 
 

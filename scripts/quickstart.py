@@ -166,6 +166,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from efficient_reasoning.config import run
+    from efficient_reasoning.errors import run
 
     run(main)

@@ -13,8 +13,8 @@ from typing import Literal
 import pytest
 
 from efficient_reasoning import config
-from efficient_reasoning.config import find_config, parse, recipe_path, run
-from efficient_reasoning.errors import BadInput
+from efficient_reasoning.config import find_config, parse, recipe_path
+from efficient_reasoning.errors import BadInput, run
 
 ROOT = Path(__file__).parents[1]
 
@@ -339,7 +339,8 @@ PROGRAM = """
     '''A program that does one thing.'''
     from __future__ import annotations
     from dataclasses import dataclass, field
-    from efficient_reasoning.config import parse, run
+    from efficient_reasoning.config import parse
+    from efficient_reasoning.errors import run
 
     @dataclass
     class Own:
