@@ -35,7 +35,10 @@ class ReasoningMetadata:
     Attributes:
         method: what made this checkpoint, such as "shortest_correct" or "grpo kimi".
         stage: life-cycle stage: "pretrain", "sft" or "rl".
-        base_model: Hub id or folder name of the model that training started from; None when it started from scratch.
+        base_model: Hub id or folder name of the model that the first stage of this toolkit started from; None when
+            that was from scratch.
+        earlier_methods: of the stages between the base model and this one, the first one first.
+        licence: of the base model, as the Hub spells it; None when it is not known.
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
@@ -48,6 +51,8 @@ class ReasoningMetadata:
     method: str
     stage: str
     base_model: str | None = None
+    earlier_methods: list[str] = field(default_factory=list)
+    licence: str | None = None
     open_text: str = "<think>"
     close_text: str = "</think>"
     latent_steps: int = 0
@@ -103,11 +108,27 @@ def check_checkpoint(model: str) -> None:
         raise BadInput(f"{model}: no config.json, so this is no model folder; name the folder that holds the model.")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         raise BadInput(f"{model}: the checkpoint has no tokenizer; copy tokenizer.json from the base model into it.")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"):
+        _check_json(folder / name)
     weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        for name in sorted(shards - {path.name for path in weights}):
+            raise BadInput(f"{model}: {name} is missing, though {index.name} names it; copy the checkpoint again.")
     if not weights and not any(folder.glob("pytorch_model*.bin")):
         raise BadInput(f"{model}: the checkpoint has no weights (*.safetensors); the save was cut off, train again.")
     for path in weights:
         _check_safetensors(path)
+
+
+def _check_json(path: Path) -> None:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}); the copy was cut off, copy it again.") from None
+    if not isinstance(entries, dict):
+        raise BadInput(f"{path}: expected an object; copy the file again.")
 
 
 def _check_safetensors(path: Path) -> None:

@@ -36,8 +36,14 @@ def _dispatch(argv: list[str]) -> None:
     elif argv[:1] == ["data"]:
         _launch("data_tools", "data METHOD", argv[1:], [sys.executable])
     else:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args([_hyphenated(word) for word in argv])
         arguments.command(arguments)
+
+
+def _hyphenated(word: str) -> str:
+    """`--num_problems` -> `--num-problems`: recipes and data tools spell their keys with underscores."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 # ---- train, data ----
@@ -84,15 +90,18 @@ def _solve(arguments: argparse.Namespace) -> None:
 
     from tqdm import tqdm
 
-    from efficient_reasoning.files import read_jsonl, write_jsonl
+    from efficient_reasoning.files import read_numbered_jsonl, write_jsonl
     from efficient_reasoning.inference import load_reasoner, solve_many
 
     if (arguments.question is None) == (arguments.file is None):
         raise BadInput('solve takes a "question" or --file problems.jsonl, one of the two.')
-    rows = list(read_jsonl(arguments.file)) if arguments.file else [{"question": arguments.question}]
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get("question"), str):
-            raise BadInput(f"{arguments.file}, row {number}: no text under question; every row needs one.")
+    rows = [{"question": arguments.question}]
+    if arguments.file:
+        numbered = list(read_numbered_jsonl(arguments.file))
+        rows = [row for _, row in numbered]
+        for number, row in numbered:
+            if not isinstance(row.get("question"), str) or not row["question"].strip():
+                raise BadInput(f"{arguments.file}, line {number}: no text under question; every row needs one.")
     reasoner = load_reasoner(arguments.model)
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
@@ -224,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "measure accuracy against tokens")
     evaluate.add_argument("--model", required=True, help="folder or Hub id")
     evaluate.add_argument(
-        "--task", required=True, type=_names, help="T[,T] of sums, heads_and_legs, gym:NAME, file:PATH"
+        "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gym:NAME, file:PATH"
     )
     evaluate.add_argument("--strategy", default="budget-forcing", type=_names, help="S[,S] (default: %(default)s)")
     evaluate.add_argument(
@@ -292,6 +301,16 @@ def _budgets(text: str) -> list[int | None]:
 
 def _names(text: str) -> list[str]:
     return text.split(",")
+
+
+def _tasks(text: str) -> list[str]:
+    """Split at the commas between tasks; those of a mapping, as in `file:PATH?question=stem,ask`, stay."""
+    import re
+
+    from efficient_reasoning.problems import FAMILIES, MIXED
+
+    names = "|".join((*FAMILIES, MIXED))
+    return re.split(rf",(?=(?:{names})(?:,|$)|(?:gym|file|hub):)", text)
 
 
 def _existing(kind: str, exists: Callable[[Path], bool]) -> Callable[[str], Path]:

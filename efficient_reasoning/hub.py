@@ -47,8 +47,12 @@ _EVALUATION_FILES = ("summary.json", "curve.csv", "curve.png", "config.yaml", "e
 _SCANNED = {".json", ".jsonl", ".yaml", ".csv", ".md", ".py", ".jinja", ".txt"}
 _VOCABULARY = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt"}  # their words look like paths
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-# Two names behind a slash that continues no word, URL, tag or relative path: /home/me, C:\\Users.
-_MACHINE_PATH = re.compile(r"(?<![\w/.:<~!*)\]}-])/(?:[A-Za-z_.][\w.+-]*/)+[\w.+-]+|\b[A-Za-z]:\\{1,2}Users\\")
+# Two names behind a slash that continues no word, URL, tag or relative path: /home/me, C:\\Users. What is at the same
+# place on every machine (/usr/bin/env) gives nothing away.
+_MACHINE_PATH = re.compile(
+    r"(?<![\w/.:<~!*)\]}-])/(?!(?:usr|bin|sbin|lib|etc|dev|proc|sys)/)(?:[A-Za-z_.][\w.+-]*/)+[\w.+-]+"
+    r"|\b[A-Za-z]:\\{1,2}Users\\"
+)
 _REFUSALS = {
     401: "the Hub does not accept the access token (401); run `hf auth login` with a token that may write",
     403: "the access token may not write there (403); use one with write permission, or another --repo",

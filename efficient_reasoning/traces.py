@@ -4,8 +4,9 @@
    chunks, because the engine is fastest when it is full. One sample is one line of a JSONL file.
 2. A sample's seed follows from (seed, problem id, sample index) alone: every checkpoint, strategy and budget meets the
    same problem with the same luck, which is what makes paired comparisons sharp.
-3. The file grows by whole chunks that are on the disk before the next one starts. The same command again skips what is
-   there; a line torn by a kill is dropped and solved anew.
+3. A chunk of samples meets all points before the next chunk starts, so that what one point has decoded serves the
+   others. The file grows by one chunk of one point, which is on the disk before the next one starts. The same command
+   again skips what is there; a line torn by a kill is dropped and solved anew.
 4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in.
 5. A line is a training row too: its `prompt` and `completion` are what TRL takes, spelled from the decoded ids. They
    end where EOS stood, because the trainer sets its own.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import random
 import sys
@@ -27,8 +29,8 @@ import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, read_jsonl
-from efficient_reasoning.problems import FAMILIES
+from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
+from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import make_completion, make_prompt
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ def sample_traces(
     sampling = inference.Sampling(temperature, top_p, top_k)
     for strategy, budget in itertools.product(strategies, budgets):
         inference.check_request(reasoner, problems[0]["question"], strategy, budget, max_new_tokens, sampling)
+    answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
         "strategies": list(strategies),
@@ -111,11 +114,11 @@ def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]
     Raises:
         BadInput: the file is missing, or a line is malformed or lacks a field of a trace (its number is named).
     """
-    for number, trace in enumerate(read_jsonl(path), start=1):
-        missing = [name for name in _NEEDED if name not in trace]
+    for number, trace in read_numbered_jsonl(path):
+        missing = [name for name in _NEEDED if trace.get(name) is None]
         if missing:
             raise BadInput(
-                f"{path}, trace {number}: no {missing[0]!r} in it; give a file that "
+                f"{path}, line {number}: no {missing[0]!r} in it; give a file that "
                 "`efficient-reasoning data sample` or `evaluate` wrote."
             )
         if ids is not None:
@@ -140,10 +143,11 @@ def floor_tokens(problem: Mapping, thinking: ThinkingFormat) -> int | None:
 
     Problems of the built-in families are written out as bare equations; others may bring `metadata.floor_tokens`.
     """
-    metadata = problem.get("metadata") or {}
-    if "floor_tokens" in metadata or metadata.get("family") not in FAMILIES:
-        return metadata.get("floor_tokens")
-    equations = FAMILIES[metadata["family"]].chain(problem, "equations", random.Random(0))
+    family = family_of(problem)
+    if family is None:
+        floor = (problem.get("metadata") or {}).get("floor_tokens")
+        return floor if type(floor) in (int, float) and floor > 0 else None
+    equations = FAMILIES[family].chain(problem, "equations", random.Random(0))
     text = thinking.write(equations.strip(), problem["answer"])
     return len(thinking.tokenizer.encode(text, add_special_tokens=False))
 
@@ -206,7 +210,8 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
     from tqdm import tqdm
 
     done = _finished(path)
-    points = [(strategy, budget) for strategy in config["strategies"] for budget in config["budgets"]]
+    longest_first = sorted(config["budgets"], key=lambda budget: -math.inf if budget is None else -budget)
+    points = [(strategy, budget) for strategy in config["strategies"] for budget in longest_first]
     samples = [(problem, index) for problem in problems for index in range(config["samples_per_problem"])]
     made_with = {
         "model": config["model"],
@@ -223,13 +228,16 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
             mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file keeps every state of the bar
         ) as bar,
     ):
-        for strategy, budget in points:
-            bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}")
-            pending = [sample for sample in samples if (strategy, budget, sample[0]["id"], sample[1]) not in done]
-            for start in range(0, len(pending), CHUNK_REQUESTS):
-                chunk = pending[start : start + CHUNK_REQUESTS]
-                finished = bar.n + len(chunk)
-                rows = _solve_chunk(reasoner, chunk, strategy, budget, config, bar.update)
+        for start in range(0, len(samples), CHUNK_REQUESTS):
+            chunk = samples[start : start + CHUNK_REQUESTS]
+            recalling = reasoner.recalling()
+            for strategy, budget in points:
+                pending = [sample for sample in chunk if (strategy, budget, sample[0]["id"], sample[1]) not in done]
+                if not pending:
+                    continue
+                bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}", refresh=False)
+                finished = bar.n + len(pending)
+                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update)
                 stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
                 stream.flush()
                 os.fsync(stream.fileno())

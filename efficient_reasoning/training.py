@@ -39,6 +39,16 @@ _INCIDENTAL = (
     "output_dir", "run_name", "logging", "log_", "report_to", "project", "trackio", "disable_tqdm", "save_", "eval_",
     "push_to_hub", "hub_", "resume_from", "do_", "dataloader_", "local_rank", "ddp_", "deepspeed", "fsdp", "use_cpu",
 )  # fmt: skip
+# What trainers take without a word, to fail or to train on nothing later.
+_MINIMA = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_generations": 2,
+    "max_completion_length": 1,
+    "max_length": 2,
+    "learning_rate": 0,
+    "logging_steps": 0,
+}
 # What the terminal shows of what a trainer logs.
 _SHOWN = ("loss", "mean_token_accuracy", "reward", "accuracy", "completions/mean_length", "train_runtime")
 
@@ -68,10 +78,14 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     """Seed everything and claim `output_dir` for this configuration.
 
     Raises:
-        BadInput: the folder holds weights that another configuration trained.
+        BadInput: a setting that trains nothing, or a folder that holds weights that another configuration trained.
     """
     from transformers import set_seed
 
+    for name, minimum in _MINIMA.items():
+        value = getattr(config, name, minimum)
+        if value is not None and value < minimum:
+            raise BadInput(f"{name} is {value}; give at least {minimum}.")
     set_seed(config.seed)
     if arguments.dry_run:
         return
@@ -126,11 +140,28 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     return rows
 
 
+def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows with `prompt` and `completion`; conversations under `messages` become one row a turn (`split_turns`).
+
+    Raises:
+        BadInput: as `load_rows`, or a conversation that cannot be split.
+    """
+    from datasets import Dataset
+
+    from efficient_reasoning.prompts import split_turns
+
+    rows = load_rows(path, ())
+    if "messages" not in rows.column_names:
+        return load_rows(path, ("prompt", "completion"))
+    return Dataset.from_list([turn for row in rows for turn in split_turns(tokenizer, row["messages"])])
+
+
 def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
     rows, kinds = [], {}
     for number, row in read_numbered_jsonl(path):
         for name in required:
-            if name not in row:
+            value = row.get(name)
+            if value is None or value == [] or (isinstance(value, str) and not value.strip()):
                 raise BadInput(f"{path}, line {number}: no {name!r}; every row needs {', '.join(required)}.")
         for name, value in row.items():
             kind = "number" if isinstance(value, (int, float)) else type(value).__name__
@@ -151,12 +182,19 @@ class Base:
 
     def metadata_of(self, rows: Dataset, *, stage: str, method: str) -> ReasoningMetadata:
         """The reasoning.json of what these rows make of it."""
+        from efficient_reasoning.cards import licence_of
         from efficient_reasoning.checkpoint import ReasoningMetadata
 
+        before = ReasoningMetadata.load(self.path)
+        base_model, earlier_methods = self.name, []
+        if before is not None and before.base_model is not None:
+            base_model, earlier_methods = before.base_model, [*before.earlier_methods, before.method]
         return ReasoningMetadata(
             method=method,
             stage=stage,
-            base_model=self.name,
+            base_model=base_model,
+            earlier_methods=earlier_methods,
+            licence=licence_of(self.path),
             open_text=self.thinking.open_text,
             close_text=self.thinking.close_text,
             data_fingerprint=fingerprint(rows),

@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from trl import GRPOTrainer
 
     from efficient_reasoning import training
+    from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward
     from efficient_reasoning.rl.rollouts import engine_rollouts
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     training.start(arguments, config)
     base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
+    check_problems(rows)
     reward = get_length_reward(arguments.reward, thinking=base.thinking, **arguments.reward_parameters)
     if config.per_device_train_batch_size * config.steps_per_generation % config.num_generations:
         raise BadInput(

@@ -14,7 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from efficient_reasoning.answers import code, extract_answer, gym, judge, killable, mathematics, verify, verify_many
+from efficient_reasoning.answers import (
+    check_problems,
+    code,
+    extract_answer,
+    gym,
+    judge,
+    killable,
+    mathematics,
+    verify,
+    verify_many,
+)
 from efficient_reasoning.errors import BadInput
 
 ODD_TEXTS = ["", " \n\t", "\0", "\ud800", "[[", "}{", "\\boxed{", "9" * 5000, "1/0", "None", "🙂", "a" * 100_000]
@@ -503,3 +513,29 @@ def test_no_process_or_pipe_is_left_open() -> None:
         warnings.simplefilter("error", ResourceWarning)
         assert verify(problem("math"), r"\boxed{42}")
         assert verify(DOUBLE, "double = lambda x: x * 2")
+
+
+# ---- problems that cannot be verified ----
+
+
+@pytest.mark.parametrize("answer", [None, "", " "])
+@pytest.mark.parametrize("task", ["exact", "numeric", "math"])
+def test_a_problem_without_gold_answer_is_found_before_the_run(task: str, answer: str | None) -> None:
+    good = {"id": "good", "task": task, "answer": "1"}
+    check_problems([good])
+    with pytest.raises(BadInput, match=r"Problem 'bad' .* has no answer"):
+        check_problems([good, {"id": "bad", "task": task, "answer": answer}])
+
+
+def test_problems_of_every_kind_are_looked_at() -> None:
+    for problem in (
+        {"task": "numeric", "answer": "none"},
+        {"task": "unit_tests", "metadata": {}},
+        {"task": "agrees_with_base", "metadata": None},
+        {"task": "gym:chain_sum", "metadata": {}},
+        {"task": "riddle", "answer": "1"},
+        {"answer": "1"},
+    ):
+        with pytest.raises(BadInput):
+            check_problems([problem])
+    check_problems([{"task": "judge"}])  # not tried: it would cost a request

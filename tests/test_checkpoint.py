@@ -111,6 +111,20 @@ def test_the_shard_that_is_cut_is_named(folder):
         check_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("content", "message"), [('{"a": 1', "not valid JSON"), ("[]", "expected an object")])
+def test_a_file_that_was_cut_is_named(folder, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(BadInput, match=f"{name}: {message}"):
+        check_checkpoint(str(folder))
+
+
+def test_a_shard_that_the_index_names_is_missed(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    with pytest.raises(BadInput, match=r"model-1\.safetensors is missing, though model\.safetensors\.index\.json"):
+        check_checkpoint(str(folder))
+
+
 def test_weights_without_tensors_are_whole(folder):
     from safetensors.torch import save_file
 

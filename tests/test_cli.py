@@ -213,7 +213,8 @@ def rooms(monkeypatch):
     room("inference", load_reasoner=lambda model: f"reasoner of {model}", solve_many=solve_many)
     room("evaluation", evaluate=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("hub", publish=recorder("publish", Path("to_upload")))
-    room("problems", load_problems=lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"])
+    loaded = {"load_problems": lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"]}
+    room("problems", **loaded, FAMILIES={"sums": None}, MIXED="mixed")
     return calls
 
 
@@ -244,6 +245,20 @@ def test_solve_a_file_keeps_its_columns(rooms, capsys, tmp_path, to_file):
         "0",
     )
     assert (second["final_answer"], second["total_tokens"], second["spend"]) == ("1", 6, {"decoded_tokens": 6})
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks"),
+    [
+        ("sums", ["sums"]),
+        ("sums,mixed,gym:chain_sum", ["sums", "mixed", "gym:chain_sum"]),
+        ("file:a.jsonl?question=stem,ask&answer=key,sums", ["file:a.jsonl?question=stem,ask&answer=key", "sums"]),
+        ("file:a,b.jsonl,hub:org/name", ["file:a,b.jsonl", "hub:org/name"]),
+    ],
+)
+def test_tasks_are_split_where_a_task_begins(rooms, tmp_path, text, tasks):
+    cli.main(["evaluate", "--model", "m", "--task", text, "--num_problems=2", "--seed", "0", "--out", str(tmp_path)])
+    assert rooms["evaluate"][0][1] == [f"{task}/test/2/0" for task in tasks]
 
 
 def test_evaluate(rooms, capsys, tmp_path):
@@ -295,7 +310,7 @@ def test_publish(rooms, capsys, tmp_path):
         ("solve --model m q --temperature nan", "'nan' is not a number of at least 0"),
         ("solve --model m q --top-p inf", "'inf' is not a number of at least 0"),
         ("solve --model m --file nowhere.jsonl", "nowhere.jsonl: no such file"),
-        ("solve --model m --file {file}", "problems.jsonl, row 2: no text under question"),
+        ("solve --model m --file {file}", "problems.jsonl, line 2: no text under question"),
         ("evaluate --model m --task sums --out o --budgets 64,0", "'0' is not a whole number of at least 1"),
         ("evaluate --model m --task sums --out o --budgets 64,", "'' is not a whole number of at least 1"),
         ("evaluate --model m --task sums", "the following arguments are required: --out"),

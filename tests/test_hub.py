@@ -209,6 +209,11 @@ def test_a_run_of_other_weights_is_refused(run, model):
         publish(run, model, "ORG/concise-tiny")
 
 
+def test_paths_that_every_machine_has_may_leave(run, model):
+    write_json(model / "generation_config.json", {"note": "#!/usr/bin/env python"})
+    assert "generation_config.json" in files_of(publish(run, model, "ORG/concise-tiny"))
+
+
 def cut(model: Path) -> None:
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(whole[:-100])

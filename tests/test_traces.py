@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import shutil
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 
@@ -140,19 +142,64 @@ def test_a_block_that_the_template_opens_is_whole_in_the_row(reasoner, problems,
     assert "<think>" not in talker.tokenizer.decode(trace["completion_ids"])
 
 
+def drawn(family: str, problem: dict) -> dict:
+    """The problem under the id that its family would give it."""
+    return problem | {"id": f"{family}-{hashlib.blake2b(problem['question'].encode(), digest_size=6).hexdigest()}"}
+
+
 def test_the_floor_is_the_bare_equations(reasoner):
-    problem = {"answer": "2", "metadata": {"family": "sums", "terms": [69, 2, -69]}}
+    sums = {"family": "sums", "terms": [69, 2, -69]}
+    problem = drawn("sums", {"question": "Compute 69 + 2 - 69.", "answer": "2", "metadata": sums})
     shortest = reasoner.tokenizer.encode("<think>69+2=71\n71-69=2</think>2")
     assert floor_tokens(problem, reasoner.thinking) == len(shortest) == 18
     farm = {"family": "heads_and_legs", "heads": 9, "legs": 26, "asked": "rabbits"}
     equations = reasoner.tokenizer.encode("<think>9*2=18\n26-18=8\n8/2=4</think>4")
-    assert floor_tokens({"answer": "4", "difficulty": 1, "metadata": farm}, reasoner.thinking) == len(equations)
+    problem = drawn("heads_and_legs", {"question": "?", "answer": "4", "difficulty": 1, "metadata": farm})
+    assert floor_tokens(problem, reasoner.thinking) == len(equations)
 
 
 def test_who_knows_no_floor_has_none(reasoner):
     assert floor_tokens({"answer": "2"}, reasoner.thinking) is None
     assert floor_tokens({"answer": "2", "metadata": {"family": "riddles"}}, reasoner.thinking) is None
     assert floor_tokens({"answer": "2", "metadata": {"floor_tokens": 9}}, reasoner.thinking) == 9
+
+
+@pytest.mark.parametrize("family", ["sums", ["sums"], 3, None])
+@pytest.mark.parametrize("floor", [None, "nine", -1])
+def test_a_file_may_call_anything_a_family(reasoner, family, floor):
+    problem = {
+        "id": "rows-0",
+        "question": "1+1?",
+        "answer": "2",
+        "metadata": {"family": family, "floor_tokens": floor},
+    }
+    assert floor_tokens(problem, reasoner.thinking) is None
+
+
+def test_a_problem_without_a_gold_answer_is_named_before_anything_is_solved(reasoner, problems, tmp_path):
+    spoilt = [*problems[:-1], problems[-1] | {"answer": "no number"}]
+    with pytest.raises(BadInput, match="no number in the answer 'no number'"):
+        sampled(reasoner, spoilt, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_longest_budget_decodes_and_the_others_recall(reasoner, problems, tmp_path):
+    alone = {}
+    for budget in (None, 60, 90):
+        (tmp_path / str(budget)).mkdir()
+        for trace in sampled(reasoner, problems, tmp_path / str(budget), budgets=[budget]):
+            alone[budget, trace["id"], trace["sample_index"]] = trace["completion_ids"]
+    asked = []
+    generate = reasoner.engine.generate
+    counting = dataclasses.replace(
+        reasoner, engine=SimpleNamespace(generate=lambda requests: asked.extend(requests) or generate(requests))
+    )
+    (tmp_path / "all").mkdir()
+    together = sampled(counting, problems, tmp_path / "all", budgets=[60, None, 90])
+    keys = [(trace["budget_tokens"], trace["id"], trace["sample_index"]) for trace in together]
+    assert {key: trace["completion_ids"] for key, trace in zip(keys, together, strict=True)} == alone
+    forced = sum(trace["forced_close"] for trace in together)
+    assert len(asked) <= 2 * len(problems) + forced + 4  # an answer may be over its budget without a forced close
 
 
 def test_the_model_thinks_more_than_the_floor(traces):
@@ -208,7 +255,7 @@ def test_files_that_are_no_traces_are_named(traces, tmp_path):
         list(read_traces(path))
     lacking = {key: value for key, value in traces[1].items() if key != "total_tokens"}
     write_jsonl(path, [traces[0], lacking])
-    with pytest.raises(BadInput, match=r"traces\.jsonl, trace 2: no 'total_tokens' in it"):
+    with pytest.raises(BadInput, match=r"traces\.jsonl, line 2: no 'total_tokens' in it"):
         list(read_traces(path))
     path.write_text(json.dumps(traces[0]) + '\n{"id": \n')
     with pytest.raises(BadInput, match=r"traces\.jsonl, line 2: not valid JSON"):

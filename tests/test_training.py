@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from efficient_reasoning import training
+from efficient_reasoning.cards import write_training_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
@@ -24,6 +27,7 @@ from efficient_reasoning.training import (
     finish,
     load_base,
     load_rows,
+    load_turns,
     start,
 )
 
@@ -294,6 +298,9 @@ def test_parquet_is_read_too(tmp_path):
             '{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": 2}\n',
             r"line 2: answer is number, but str before",
         ),
+        ('{"prompt": "a", "answer": null}\n', r"rows\.jsonl, line 1: no 'answer'"),
+        ('{"prompt": " ", "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
+        ('{"prompt": [], "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
         ("\n", r"rows\.jsonl: no training rows in it"),
     ],
 )
@@ -311,6 +318,52 @@ def test_missing_files_and_columns_are_named(tmp_path):
     Dataset.from_list([ROW]).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(BadInput, match=r"rows\.parquet: column 'answer' is missing; the file has prompt, completion"):
         load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
+
+
+def test_conversations_become_one_row_a_turn(tmp_path):
+    tokenizer = SimpleNamespace(chat_template="{{ messages }}")
+    turns = [{"role": role, "content": role + place} for place in "12" for role in ("user", "assistant")]
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, {"messages": turns[:2]}])
+    rows = list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer))
+    assert [row["completion"] for row in rows] == [[turns[1]], [turns[3]], [turns[1]]]
+    assert [row["prompt"] for row in rows] == [turns[:1], turns[:3], turns[:1]]
+    write_jsonl(tmp_path / "rows.jsonl", [ROW])
+    assert list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer)) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; give at least 1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; give at least 1"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001; give at least 0"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(tmp_path, changes, sentence):
+    config = arguments_of(tmp_path)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(BadInput, match=sentence):
+        start(Arguments(), config)
+
+
+def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(tiny_model, first)
+    (first / "README.md").write_text("---\nlicense: mit\n---\n")
+    metadata = load_base(str(first)).metadata_of([ROW], stage="sft", method="shortest_correct")
+    assert (metadata.base_model, metadata.earlier_methods, metadata.licence) == ("first", [], "mit")
+    second = tmp_path / "second"
+    shutil.copytree(tiny_model, second)
+    metadata.save(second)
+    write_training_card(second, metadata=metadata, metrics={})
+    metadata = load_base(str(second)).metadata_of([ROW], stage="rl", method="grpo kimi")
+    assert (metadata.base_model, metadata.earlier_methods) == ("first", ["shortest_correct"])
+    assert metadata.licence == "mit"
+    write_training_card(second, metadata=metadata, metrics={})
+    card = (second / "README.md").read_text()
+    assert "license: mit" in card and "licence of the base model" not in card
+    assert "method `shortest_correct`, then `grpo kimi`, stage rl, started from **first**" in card
 
 
 def test_the_fingerprint_follows_the_rows_alone(tmp_path):

@@ -13,7 +13,8 @@
        judge             an OpenAI-compatible model says CORRECT
 
 3. An answer never raises: an empty one, an odd one, one that hangs or crashes its scorer is wrong. A problem that
-   cannot be verified (no gold answer, unknown task, package not installed) raises `BadInput`, however it is answered.
+   cannot be verified (no gold answer, unknown task, package not installed) raises `BadInput` as soon as an answer is
+   compared with it; `check_problems` finds out before.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import NamedTuple
 from efficient_reasoning.answers import agreement, code, gym, judge, matching, mathematics
 from efficient_reasoning.errors import BadInput, near
 
-__all__ = ["extract_answer", "verify", "verify_many"]
+__all__ = ["check_problems", "extract_answer", "verify", "verify_many"]
 
 
 class _Verifier(NamedTuple):
@@ -41,6 +42,8 @@ _VERIFIERS = {
     "agrees_with_base": _Verifier(agreement.extract, agreement.check),
     "judge": _Verifier(judge.extract, judge.check),
 }
+# An answer that every verifier reads, and no problem minds: what it raises is the problem's fault.
+_PROBE = "```python\nNone\n```\n\\boxed{0}"
 _GYM = _Verifier(gym.extract, gym.check)
 
 
@@ -89,3 +92,15 @@ def verify_many(problems: Sequence[Mapping], answer_texts: Sequence[str]) -> lis
     # Threads suffice: the work is in other processes, or on a server. Two at least, to overlap waiting with work.
     with ThreadPoolExecutor(max_workers=max(2, min(8, os.cpu_count() or 1))) as pool:
         return list(pool.map(lambda pair: verify(*pair), zip(problems, answer_texts, strict=True)))
+
+
+def check_problems(problems: Sequence[Mapping]) -> None:
+    """Raise what `verify` would raise in the middle of a run, before it starts.
+
+    Takes a wrong answer to each problem; those of `judge` are not tried, because their server may charge for it.
+
+    Raises:
+        BadInput: as `verify`.
+    """
+    tried = [problem for problem in problems if problem.get("task") != "judge"]
+    verify_many(tried, [_PROBE] * len(tried))

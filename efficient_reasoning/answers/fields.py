@@ -14,7 +14,7 @@ def place(problem: Mapping) -> str:
 
 def gold(problem: Mapping) -> str:
     """The problem's gold answer."""
-    if not str(problem.get("answer", "")).strip():
+    if problem.get("answer") is None or not str(problem["answer"]).strip():
         raise BadInput(f"{place(problem)} has no answer; give it one, or use task agrees_with_base or judge.")
     return str(problem["answer"])
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, resolve_model
+from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.traces import budget_label
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metr
         metrics: numbers of the training run, such as train_loss.
     """
     shown = {name: f"{value:.6g}" for name, value in metrics.items()}
-    name = " + ".join(part for part in (_base_name(metadata), metadata.method) if part)
+    parts = (_base_name(metadata), *metadata.earlier_methods, metadata.method)
+    name = " + ".join(part for part in parts if part)
     _write(Path(folder), name, "path/to/this/folder", metadata, training_metrics=shown)
 
 
@@ -51,11 +52,14 @@ def write_model_card(folder: str | Path, repo: str, summary: Mapping, question: 
 
 
 def licence_of(model: str | Path) -> str | None:
-    """The licence that the card of a local model folder states."""
+    """The licence that the card of a model states; None where there is no card, no licence in it, or no connection."""
     from huggingface_hub import ModelCard
 
-    card = Path(model) / "README.md"
-    return ModelCard.load(card, ignore_metadata_errors=True).data.get("license") if card.is_file() else None
+    card = Path(model) / "README.md" if Path(model).is_dir() else model
+    try:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
+    except (OSError, ValueError):  # missing files, the Hub's refusals and its validation
+        return None
 
 
 def _write(
@@ -71,7 +75,7 @@ def _write(
 
     base_model = metadata.base_model if metadata else None
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
-    licence = licence_of(folder) or (licence_of(resolve_model(base_model)) if base_model else None)
+    licence = licence_of(folder) or (metadata.licence if metadata else None)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     data = ModelCardData(
         base_model=base_model if base_is_on_hub else None,
@@ -112,7 +116,8 @@ def _origin(metadata: ReasoningMetadata | None) -> str:
         return "A reasoning model, measured with efficient-reasoning."
     base = _base_name(metadata)
     start = f"started from **{base}**" if base else "trained from scratch"
-    facts = [f"method `{metadata.method}`", f"stage {metadata.stage}", start]
+    methods = ", then ".join(f"`{method}`" for method in (*metadata.earlier_methods, metadata.method))
+    facts = [f"method {methods}", f"stage {metadata.stage}", start]
     facts += [f"seed {metadata.seed}"] if metadata.seed is not None else []
     facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
     thinking = f"Its thinking stands between `{metadata.open_text}` and `{metadata.close_text}`."

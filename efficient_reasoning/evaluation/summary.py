@@ -40,8 +40,10 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
     for sample in samples:
         # Texts and ids stay on the disk; the numbers of a million samples fit into memory.
         numbers = {key: sample[key] for key in ("id", "spend", *_LENGTHS, *_FLAGS)}
-        numbers["difficulty"] = sample.get("difficulty")
-        numbers["task"] = (sample.get("metadata") or {}).get("family", sample["task"])
+        difficulty, family = sample.get("difficulty"), (sample.get("metadata") or {}).get("family")
+        # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
+        numbers["difficulty"] = difficulty if type(difficulty) in (int, float) else None
+        numbers["task"] = family if isinstance(family, str) else sample["task"]
         by_point.setdefault((sample["strategy"], sample["budget_tokens"]), []).append(numbers)
     points = [(strategy, budget) for strategy in config["strategies"] for budget in config["budgets"]]
     return {

@@ -49,7 +49,7 @@ class BudgetForcing:
         if budget_tokens <= reserve_tokens:
             raise BadInput(
                 f"budget_tokens is {budget_tokens}, of which {reserve_tokens} are reserved for the answer; "
-                "give more, or lower answer_reserve_tokens."
+                f"give at least {reserve_tokens + 1}."
             )
         [completion] = yield [assignment.request([], budget_tokens - reserve_tokens)]
         response.append(completion)

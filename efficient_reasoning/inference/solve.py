@@ -7,6 +7,7 @@ result.answer, result.thinking, result.spend.tokens
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from efficient_reasoning.checkpoint import (
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import Engine, Sampling
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.recall import RecallingEngine
 from efficient_reasoning.inference.strategy import Assignment, Response, get_strategy, run_all
 from efficient_reasoning.prompts import encode_prompt, make_prompt
 from efficient_reasoning.thinking import ThinkingFormat
@@ -52,6 +54,10 @@ class Reasoner:
     metadata: ReasoningMetadata | None
     name: str
     weights: str | None
+
+    def recalling(self) -> Reasoner:
+        """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
+        return dataclasses.replace(self, engine=RecallingEngine(self.engine))
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,8 @@ def _assign(
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
+    if not all(question.strip() for question in questions):
+        raise BadInput("A question is empty; write one.")
     return [
         Assignment(
             encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)),

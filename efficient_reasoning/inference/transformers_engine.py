@@ -1,6 +1,6 @@
 """Batched decoding of any transformers model that keeps a key-value cache.
 
-1. Requests are sorted by prompt length and decoded in batches, padded on the left.
+1. Requests are sorted by prompt length and decoded in batches, as large as memory allows, padded on the left.
 2. Keys and values live in buffers with spare room, so that a step writes one column instead of copying the cache.
 3. Rows that have finished leave the batch as soon as a quarter of it is idle.
 4. Every request samples with its own generator: its tokens do not depend on its neighbours.
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -61,22 +63,35 @@ class TransformersEngine:
         model: in eval mode.
         eos_ids: token ids that end a completion.
         pad_id: fills the left of shorter prompts; never attended to.
-        batch_size: rows decoded together.
+        batch_size: most rows decoded together; fewer where their caches would fill more than half of the free memory.
     """
 
-    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], pad_id: int, batch_size: int = 256):
+    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], pad_id: int, batch_size: int = 512):
         self.model = model
         self.eos_ids = eos_ids
         self.pad_id = pad_id
         self.batch_size = batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        if not requests:
+            return []
         completions: dict[int, Completion] = {}
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
-        for start in range(0, len(order), self.batch_size):
-            indices = order[start : start + self.batch_size]
+        columns = len(requests[order[-1]].prompt_ids) + max(request.max_new_tokens for request in requests)
+        rows = max(1, min(self.batch_size, _free_bytes(self.model.device) // 2 // (self.column_bytes * columns)))
+        for start in range(0, len(order), rows):
+            indices = order[start : start + rows]
             completions.update(zip(indices, self._decode([requests[index] for index in indices]), strict=True))
         return [completions[index] for index in range(len(requests))]
+
+    @cached_property
+    @torch.inference_mode()
+    def column_bytes(self) -> int:
+        """Bytes that one token of one row takes in the cache: measured, because architectures differ."""
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
+        token = torch.full((1, 1), self.pad_id, device=self.model.device)
+        self.model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
     @torch.inference_mode()
     def _decode(self, requests: list[Request]) -> list[Completion]:
@@ -145,6 +160,13 @@ class TransformersEngine:
             decoded_tokens=len(ids),
             seconds=seconds_per_token * (prompt_tokens + len(ids)),
         )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 class _Sampler:

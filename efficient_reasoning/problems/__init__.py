@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import ModuleType
 from typing import Literal
@@ -20,7 +20,7 @@ from efficient_reasoning.problems import heads_and_legs, sums
 
 Split = Literal["train", "validation", "test"]
 FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs}
-_MIXED = "mixed"
+MIXED = "mixed"
 _MOST_DRAWS = 5_000  # in vain, after which a family counts as exhausted
 
 
@@ -32,7 +32,7 @@ def split_of(key: str) -> Split:
 
 def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
     """Draw distinct problems of a built-in family, `mixed` from the families in turn, until one has no new ones."""
-    families = list(FAMILIES.items()) if task == _MIXED else [(task, FAMILIES[task])]
+    families = list(FAMILIES.items()) if task == MIXED else [(task, FAMILIES[task])]
     rngs = {name: random.Random(f"{name}/{split}/{seed}") for name, _ in families}
     seen: set[str] = set()
     while True:
@@ -42,12 +42,22 @@ def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
             if problem is None:
                 return
             seen.add(problem["question"])
-            digest = hashlib.blake2b(problem["question"].encode(), digest_size=6).hexdigest()
-            yield {"id": f"{name}-{digest}", **problem}
+            yield {"id": _identity(name, problem["question"]), **problem}
 
 
 def _is_new(family: ModuleType, problem: dict, split: Split, seen: set[str]) -> bool:
     return problem["question"] not in seen and split_of(family.split_key(problem)) == split
+
+
+def family_of(problem: Mapping) -> str | None:
+    """The built-in family that drew the problem; None for others, which may call anything in their rows a family."""
+    name = (problem.get("metadata") or {}).get("family")
+    ours = isinstance(name, str) and name in FAMILIES and problem.get("id") == _identity(name, problem["question"])
+    return name if ours else None
+
+
+def _identity(name: str, question: str) -> str:
+    return f"{name}-{hashlib.blake2b(question.encode(), digest_size=6).hexdigest()}"
 
 
 def load_problems(task: str, split: Split = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
@@ -72,8 +82,8 @@ def load_problems(task: str, split: Split = "test", num_problems: int = 500, see
         if kind not in sources:
             raise BadInput(f"Unknown kind of task {kind!r} in {task!r}{near(kind, sources)}")
         return sources[kind](name, split=split, num_problems=num_problems, seed=seed)
-    if task not in (*FAMILIES, _MIXED):
-        raise BadInput(f"Unknown task {task!r}{near(task, [*FAMILIES, _MIXED, 'gym:NAME', 'file:PATH', 'hub:NAME'])}")
+    if task not in (*FAMILIES, MIXED):
+        raise BadInput(f"Unknown task {task!r}{near(task, [*FAMILIES, MIXED, 'gym:NAME', 'file:PATH', 'hub:NAME'])}")
     problems = list(islice(draw_problems(task, split, seed), num_problems))
     if len(problems) < num_problems:
         raise BadInput(f"{task}: has only {len(problems)} {split} problems, not {num_problems}; ask for fewer.")

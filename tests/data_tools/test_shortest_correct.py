@@ -124,6 +124,6 @@ def test_nothing_to_keep_leaves_no_file(traces, tmp_path):
     with pytest.raises(BadInput, match=r"missing\.jsonl: no such file"):
         main(["--traces", str(tmp_path / "missing.jsonl"), "--out", str(out)])
     source.write_text("{}\n")
-    with pytest.raises(BadInput, match=r"traces\.jsonl, trace 1: no 'id' in it"):
+    with pytest.raises(BadInput, match=r"traces\.jsonl, line 1: no 'id' in it"):
         main(["--traces", str(source), "--out", str(out)])
     assert not out.exists()

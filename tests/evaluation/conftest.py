@@ -45,6 +45,9 @@ class FakeReasoner(SimpleNamespace):
         self.thinking = thinking_format()
         self.tokenizer = self.thinking.tokenizer
 
+    def recalling(self) -> FakeReasoner:
+        return self
+
     def solve(self, question: str, budget: int | None, seed: int) -> SimpleNamespace:
         wanted = self.thinking_tokens + seed % 11 - 5
         thinking = wanted if budget is None else min(wanted, budget - 3)

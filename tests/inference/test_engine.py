@@ -94,6 +94,26 @@ def test_greedy_tokens_without_padding(model):
     assert [completion.ids for completion in decode(model, [Request(row, 20, GREEDY) for row in rows])] == alone
 
 
+def test_batches_shrink_to_what_memory_holds(qwen3, monkeypatch):
+    engine = TransformersEngine(qwen3, frozenset(EOS), PAD)
+    assert engine.column_bytes == 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, dimension, float32
+    requests = [Request(row, 9, GREEDY) for row in prompts(12)]
+    expected = [completion.ids for completion in engine.generate(requests)]
+    columns = max(len(request.prompt_ids) for request in requests) + 9
+    batches = []
+    monkeypatch.setattr(
+        engine, "_decode", lambda rows: batches.append(len(rows)) or TransformersEngine._decode(engine, rows)
+    )
+    for rows, sizes in ((5, [5, 5, 2]), (0.5, [1] * 12)):  # a row too large for half of the memory runs alone
+        free_bytes = int(2 * rows * columns * engine.column_bytes)
+        monkeypatch.setattr(
+            "efficient_reasoning.inference.transformers_engine._free_bytes", lambda device, free=free_bytes: free
+        )
+        assert [completion.ids for completion in engine.generate(requests)] == expected
+        assert batches == sizes
+        batches.clear()
+
+
 def test_every_request_stops_at_its_own_limit(qwen3):
     [row] = prompts(1)
     expected = generated(qwen3, [row], 30)[0]
