@@ -22,11 +22,12 @@ from transformers.cache_utils import DynamicLayer
 
 from efficient_reasoning.inference.engine import Completion, Request
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Legend: B rows of a batch, P longest prompt, T columns of the cache, V vocabulary, K candidates kept by top-k.
+# Legend: B rows of a batch, P longest prompt, T columns of the cache, V vocabulary.
 
 
 class RoomyLayer(DynamicLayer):
@@ -76,12 +77,14 @@ class TransformersEngine:
         if not requests:
             return []
         completions: dict[int, Completion] = {}
-        order = sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_ids))
-        columns = len(requests[order[-1]].prompt_ids) + max(request.max_new_tokens for request in requests)
+        columns = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
         rows = max(1, min(self.batch_size, _free_bytes(self.model.device) // 2 // (self.column_bytes * columns)))
-        for start in range(0, len(order), rows):
-            indices = order[start : start + rows]
-            completions.update(zip(indices, self._decode([requests[index] for index in indices]), strict=True))
+        for candidates, group in sampling_groups(requests):
+            order = sorted(group, key=lambda index: len(requests[index].prompt_ids))
+            for start in range(0, len(order), rows):
+                indices = order[start : start + rows]
+                batch = [requests[index] for index in indices]
+                completions.update(zip(indices, self._decode(batch, candidates), strict=True))
         return [completions[index] for index in range(len(requests))]
 
     @cached_property
@@ -94,7 +97,7 @@ class TransformersEngine:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
     @torch.inference_mode()
-    def _decode(self, requests: list[Request]) -> list[Completion]:
+    def _decode(self, requests: list[Request], candidates: int | None) -> list[Completion]:
         began = time.perf_counter()
         device = self.model.device
         longest = max(len(request.prompt_ids) for request in requests)
@@ -105,14 +108,16 @@ class TransformersEngine:
             mask[row, longest - len(request.prompt_ids) :] = 1
         input_ids, mask = input_ids.to(device), mask.to(device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, P)
-        sampler = _Sampler(requests, device)
+        table = SamplingTable.of(requests, device)
+        steps = max(request.max_new_tokens for request in requests)
+        uniform = torch.stack([uniforms(request.seed, steps) for request in requests]).to(device)  # (B, steps)
         cache = Cache(layer_class_to_replicate=RoomyLayer)
         decoded: list[list[int]] = [[] for _ in requests]
         finished = [False] * len(requests)
         alive = list(range(len(requests)))  # request of each row of the batch
         done = torch.zeros(len(requests), dtype=torch.bool)
 
-        for step in range(max(request.max_new_tokens for request in requests)):
+        for step in range(steps):
             logits = self.model(
                 input_ids=input_ids,
                 attention_mask=mask,
@@ -121,7 +126,7 @@ class TransformersEngine:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]  # (B, V)
-            tokens = sampler.draw(logits, step)  # (B,)
+            tokens = table.draw(logits, uniform[:, step], candidates)  # (B,)
             for row, token in enumerate(tokens.tolist()):
                 index = alive[row]
                 if done[row]:
@@ -140,8 +145,8 @@ class TransformersEngine:
                 done = done[keep]
                 keep = keep.to(device)
                 cache.batch_select_indices(keep)
-                sampler.select(keep)
-                input_ids, mask, positions = input_ids[keep], mask[keep], positions[keep]
+                table.select(keep)
+                input_ids, mask, positions, uniform = (x[keep] for x in (input_ids, mask, positions, uniform))
 
         executed = sum(len(request.prompt_ids) for request in requests) + sum(map(len, decoded))
         seconds_per_token = (time.perf_counter() - began) / executed
@@ -167,38 +172,3 @@ def _free_bytes(device: torch.device) -> int:
         return psutil.virtual_memory().available
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
-
-
-class _Sampler:
-    """Draws each row's next token from its own stream of uniform numbers, by inverting the cumulative distribution."""
-
-    def __init__(self, requests: list[Request], device: torch.device):
-        steps = max(request.max_new_tokens for request in requests)
-        self.uniform = torch.stack(
-            [torch.rand(steps, generator=torch.Generator().manual_seed(request.seed)) for request in requests]
-        ).to(device)  # (B, steps)
-        settings = [request.sampling for request in requests]
-        # A temperature of zero means the best candidate; dividing by one keeps the row finite until it is picked.
-        self.greedy = torch.tensor([setting.temperature == 0 for setting in settings], device=device)
-        self.temperature = torch.tensor([setting.temperature or 1.0 for setting in settings], device=device)
-        self.top_p = torch.tensor([setting.top_p for setting in settings], device=device)
-        self.top_k = torch.tensor([setting.top_k or 2**31 - 1 for setting in settings], device=device)
-        self.candidates = max(setting.top_k or 2**31 - 1 for setting in settings)
-
-    def select(self, keep: torch.Tensor) -> None:
-        for name in ("uniform", "greedy", "temperature", "top_p", "top_k"):
-            setattr(self, name, getattr(self, name)[keep])
-
-    def draw(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """Next token of each row. logits: (B, V) -> (B,)"""
-        scaled = logits.float() / self.temperature[:, None]
-        values, tokens = scaled.topk(min(self.candidates, scaled.shape[-1]))  # (B, K), best first
-        rank = torch.arange(values.shape[-1], device=values.device)
-        probabilities = values.masked_fill(rank >= self.top_k[:, None], -torch.inf).softmax(-1)
-        cumulative = probabilities.cumsum(-1)
-        # A candidate stays while those before it hold less than top_p; the best one always does.
-        probabilities = probabilities.masked_fill(cumulative - probabilities >= self.top_p[:, None], 0.0)
-        cumulative = probabilities.cumsum(-1)
-        threshold = self.uniform[:, step, None] * cumulative[:, -1:]
-        place = (cumulative <= threshold).sum(-1).clamp(max=values.shape[-1] - 1)
-        return tokens.gather(1, place.masked_fill(self.greedy, 0)[:, None])[:, 0]

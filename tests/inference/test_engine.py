@@ -16,7 +16,8 @@ from transformers.generation.logits_process import (
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import Request, Sampling
-from efficient_reasoning.inference.transformers_engine import RoomyLayer, TransformersEngine, _Sampler
+from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
+from efficient_reasoning.inference.transformers_engine import RoomyLayer, TransformersEngine
 
 PAD, EOS, VOCABULARY = 0, (3, 7), 150
 GREEDY = Sampling(temperature=0)
@@ -102,7 +103,9 @@ def test_batches_shrink_to_what_memory_holds(qwen3, monkeypatch):
     columns = max(len(request.prompt_ids) for request in requests) + 9
     batches = []
     monkeypatch.setattr(
-        engine, "_decode", lambda rows: batches.append(len(rows)) or TransformersEngine._decode(engine, rows)
+        engine,
+        "_decode",
+        lambda rows, candidates: batches.append(len(rows)) or TransformersEngine._decode(engine, rows, candidates),
     )
     for rows, sizes in ((5, [5, 5, 2]), (0.5, [1] * 12)):  # a row too large for half of the memory runs alone
         free_bytes = int(2 * rows * columns * engine.column_bytes)
@@ -186,11 +189,12 @@ def test_draws_follow_the_distribution_of_transformers(sampling):
         warpers.append(TopPLogitsWarper(sampling.top_p))
     expected = warpers(None, logits)[0].softmax(-1)
 
-    sampler = _Sampler([Request([1], 1, sampling)], torch.device("cpu"))
-    for name in ("temperature", "top_p", "top_k", "greedy"):
-        setattr(sampler, name, getattr(sampler, name).expand(DRAWS))
-    sampler.uniform = (torch.arange(DRAWS)[:, None] + 0.5) / DRAWS  # every quantile once
-    shares = sampler.draw(logits.expand(DRAWS, -1), 0).bincount(minlength=60) / DRAWS
+    requests = [Request([1], 1, sampling)]
+    table = SamplingTable.of(requests, "cpu")
+    table.select(torch.zeros(DRAWS, dtype=torch.long))
+    [(candidates, _)] = sampling_groups(requests)
+    uniform = (torch.arange(DRAWS) + 0.5) / DRAWS  # every quantile once
+    shares = table.draw(logits.expand(DRAWS, -1), uniform, candidates).bincount(minlength=60) / DRAWS
 
     assert shares[expected == 0].sum() == 0  # nothing outside the set that transformers keeps
     torch.testing.assert_close(shares, expected, atol=2 / DRAWS, rtol=0)
@@ -200,10 +204,30 @@ def test_settings_of_one_row_leave_the_others_alone():
     logits = 2 * torch.randn(1, 60, generator=torch.Generator().manual_seed(2)).expand(4, -1)
     settings = [Sampling(1.0, 1.0, 0), Sampling(0.6, 0.95, 20), Sampling(1.7, 0.5, 3), GREEDY]
     requests = [Request([1], 1, sampling, seed) for seed, sampling in enumerate(settings)]
-    together = _Sampler(requests, torch.device("cpu")).draw(logits, 0).tolist()
-    alone = [_Sampler([request], torch.device("cpu")).draw(logits[:1], 0).item() for request in requests]
-    assert together == alone
+
+    def draw(requests: list[Request]) -> dict[int, int]:
+        drawn = {}
+        for candidates, group in sampling_groups(requests):
+            chosen = [requests[index] for index in group]
+            uniform = torch.cat([uniforms(request.seed, 1) for request in chosen])
+            tokens = SamplingTable.of(chosen, "cpu").draw(logits[: len(chosen)], uniform, candidates)
+            drawn |= dict(zip(group, tokens.tolist(), strict=True))
+        return drawn
+
+    together = draw(requests)
+    assert together == {index: draw([request])[0] for index, request in enumerate(requests)}
     assert together[3] == logits[3].argmax()
+    # Whole vocabulary or best token: nothing to sort. The others look at the most that one of them needs.
+    assert sampling_groups(requests) == [(None, [0, 3]), (20, [1, 2])]
+
+
+def test_the_last_quantile_is_not_outside_what_is_kept():
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.0, -1.0]])
+    for sampling in (Sampling(1.0, 0.5, 4), Sampling(1.0, 1.0, 2), Sampling(1.0, 1.0, 0)):
+        requests = [Request([1], 1, sampling)]
+        [(candidates, _)] = sampling_groups(requests)
+        drawn = SamplingTable.of(requests, "cpu").draw(logits, torch.ones(1), candidates).item()
+        assert drawn == {(0.5, 4): 0, (1.0, 2): 1, (1.0, 0): 4}[sampling.top_p, sampling.top_k]
 
 
 @pytest.mark.parametrize(
