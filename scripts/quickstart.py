@@ -45,7 +45,7 @@ class Scale:
     rl_batch_size: int
 
 
-FULL = Scale("runs/quickstart", "about 6 minutes", 600, 400, 8, 30, 18, 128)
+FULL = Scale("runs/quickstart", "about 6 minutes", 800, 400, 8, 30, 18, 128)
 FAST = Scale("runs/quickstart-fast", "under a minute", 60, 24, 4, 4, 2, 16)
 BUDGET_SHARES = (1 / 4, 3 / 8, 1 / 2, 3 / 4)
 STEPS = 10

@@ -20,19 +20,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from transformers import DynamicCache
 
 from efficient_reasoning.inference import step_attention
 from efficient_reasoning.inference.engine import Completion, Request
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
+from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, send, uniforms
 from efficient_reasoning.inference.slots import Layers, SlotCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 14, 64  # most of one forward pass over prompts
+_PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _WIDTH = 64  # prompts are padded to a multiple of it where their pass is captured
 _COLUMNS_APART = 256  # between two moves of the cache
 
@@ -55,7 +56,7 @@ class GraphEngine:
         eos_ids: frozenset[int],
         pad_id: int,
         rows: int = 512,
-        stride: int = 8,
+        stride: int = 4,
         compile_step: bool = False,
     ):
         model.set_attn_implementation(step_attention.NAME)
@@ -64,7 +65,7 @@ class GraphEngine:
         self.pad_id = pad_id
         self.rows = rows
         self.stride = stride
-        self.forward = torch.compile(model.forward, dynamic=False) if compile_step else model.forward
+        self.compile_step = compile_step
         self._loop: _Loop | None = None
 
     @torch.inference_mode()
@@ -121,6 +122,7 @@ class _Loop:
         self.table = SamplingTable(rows, device)
         self.cache: SlotCache | None = None
         self.kept: _Prompts | None = None
+        self.advance = torch.compile(self._step, dynamic=False) if engine.compile_step else self._step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.readers: dict[tuple[int, int], _CapturedReader] = {}
 
@@ -132,7 +134,7 @@ class _Loop:
 
     def step(self) -> None:
         if self.graph is None:
-            self._step()
+            self.advance()
         else:
             self.graph.replay()
         self.cache.stepped()
@@ -140,7 +142,7 @@ class _Loop:
     def _step(self) -> None:
         cache = self.cache
         cache.lengths.copy_(torch.where(self.done, 1, cache.lengths + 1))
-        logits = self.engine.forward(
+        logits = self.engine.model.forward(
             input_ids=self.tokens[:, None],
             attention_mask=self.no_mask,
             position_ids=cache.lengths[:, None] - 1,
@@ -162,7 +164,7 @@ class _Loop:
 
     def _capture(self) -> None:
         """Capture a step while all rows are idle; replays see whatever the tensors hold by then."""
-        self.graph, _ = _captured(self._step)
+        self.graph, _ = _captured(self.advance)
         self.cache.column.fill_(self.cache.at)
 
     # ---- the queue, on the host ----
@@ -229,17 +231,18 @@ class _Loop:
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
             count, width = 1 << (count - 1).bit_length(), -(-width // _WIDTH) * _WIDTH
-        prompts = [*prompts, *[(self.engine.pad_id,)] * (count - len(prompts))]
-        ids = torch.tensor([(self.engine.pad_id,) * (width - len(prompt)) + prompt for prompt in prompts])  # (N, P)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        device = self.tokens.device
-        if not self.on_gpu:
-            read = self._read(ids, lengths)
-        else:
+        padded = np.full((count, width), self.engine.pad_id)  # (N, P)
+        lengths = np.ones(count, dtype=np.int64)
+        for n, prompt in enumerate(prompts):
+            padded[n, width - len(prompt) :] = prompt
+            lengths[n] = len(prompt)
+        ids, lengths = (send(torch.from_numpy(array), self.tokens.device) for array in (padded, lengths))
+        read = self._read
+        if self.on_gpu:
             if (count, width) not in self.readers:
-                self.readers[count, width] = _CapturedReader(self, ids.to(device), lengths.to(device))
-            read = self.readers[count, width](ids, lengths)
-        return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read, lengths.to(device))
+                self.readers[count, width] = _CapturedReader(self, ids.clone(), lengths.clone())
+            read = self.readers[count, width]
+        return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read(ids, lengths), lengths)
 
     def _read(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
         """Run prompts (N, P) of these lengths (N,): keys and values of each layer, and logits (N, V) behind them."""
@@ -269,14 +272,13 @@ class _Loop:
             if self.on_gpu:
                 self._capture()
         self.cache.make_room(batch.layers[0][0].shape[2], self.occupied)
-        index = torch.tensor(rows, device=device)
-        sources = torch.tensor([batch.number[tuple(request.prompt_ids)] for request in requests], device=device)
-        lengths = batch.lengths[sources]
-        self.cache.place(rows, batch.layers, sources, lengths)
+        index = send(torch.tensor(rows), device)
+        sources = send(torch.tensor([batch.number[tuple(request.prompt_ids)] for request in requests]), device)
+        self.cache.place(rows, index, batch.layers, sources, batch.lengths[sources])
         self.table.set(index, requests)
-        uniform = torch.stack([uniforms(request.seed, self.uniform.shape[1]) for request in requests]).to(device)
-        first = SamplingTable.of(requests, device).draw(batch.logits[sources], uniform[:, 0], self.candidates)
-        limits = torch.tensor([request.max_new_tokens for request in requests], device=device)
+        uniform = send(torch.stack([uniforms(request.seed, self.uniform.shape[1]) for request in requests]), device)
+        first = self.table.of_rows(index).draw(batch.logits[sources], uniform[:, 0], self.candidates)
+        limits = send(torch.tensor([request.max_new_tokens for request in requests]), device)
         self.uniform[index] = uniform
         self.limits[index] = limits
         self.tokens[index] = first

@@ -17,6 +17,13 @@ from efficient_reasoning.inference.engine import Request
 _WHOLE = 2**31 - 1
 
 
+def send(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy to the device without waiting for what it is doing, which only pinned memory allows."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def uniforms(seed: int, count: int) -> torch.Tensor:
     """The first `count` numbers of a request's stream; a shorter count gives the beginning of the same."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed))
@@ -39,26 +46,28 @@ class SamplingTable:
     @classmethod
     def of(cls, requests: Sequence[Request], device: torch.device | str) -> SamplingTable:
         table = cls(len(requests), device)
-        table.set(torch.arange(len(requests), device=device), requests)
+        table.set(slice(None), requests)
         return table
 
-    def set(self, rows: torch.Tensor, requests: Sequence[Request]) -> None:
+    def set(self, rows: torch.Tensor | slice, requests: Sequence[Request]) -> None:
         """Give the rows (their indices) the settings of the requests."""
         settings = [request.sampling for request in requests]
+        columns = {
+            "greedy": torch.tensor([setting.temperature == 0 for setting in settings]),
+            # A temperature of zero means the best candidate; dividing by one keeps the row finite until it is picked.
+            "temperature": torch.tensor([setting.temperature or 1.0 for setting in settings]),
+            "top_p": torch.tensor([setting.top_p for setting in settings]),
+            "top_k": torch.tensor([setting.top_k or _WHOLE for setting in settings]),
+        }
+        for name, column in columns.items():
+            getattr(self, name)[rows] = send(column, self.greedy.device)
 
-        def column(values: list) -> torch.Tensor:
-            return torch.tensor(values, device=rows.device)
-
-        self.greedy[rows] = column([setting.temperature == 0 for setting in settings])
-        # A temperature of zero means the best candidate; dividing by one keeps the row finite until it is picked.
-        self.temperature[rows] = column([setting.temperature or 1.0 for setting in settings])
-        self.top_p[rows] = column([setting.top_p for setting in settings])
-        self.top_k[rows] = column([setting.top_k or _WHOLE for setting in settings])
-
-    def select(self, keep: torch.Tensor) -> None:
-        """Keep these rows only."""
+    def of_rows(self, rows: torch.Tensor) -> SamplingTable:
+        """A table of these rows (their indices) alone."""
+        table = SamplingTable(0, self.greedy.device)
         for name in ("greedy", "temperature", "top_p", "top_k"):
-            setattr(self, name, getattr(self, name)[keep])
+            setattr(table, name, getattr(self, name)[rows])
+        return table
 
     def draw(self, logits: torch.Tensor, uniform: torch.Tensor, candidates: int | None) -> torch.Tensor:
         """Next token of each row.

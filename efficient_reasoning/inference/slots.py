@@ -73,17 +73,19 @@ class SlotCache:
         self.at = end
         self.column.fill_(end)
 
-    def place(self, rows: Sequence[int], prompts: Layers, sources: torch.Tensor, lengths: torch.Tensor) -> None:
+    def place(
+        self, rows: Sequence[int], index: torch.Tensor, prompts: Layers, sources: torch.Tensor, lengths: torch.Tensor
+    ) -> None:
         """Copy prompts into rows.
 
         Args:
             rows: whose occupants are replaced.
+            index: (rows,) the same, on the device.
             prompts: keys and values (N, K, P, D) of each layer, padded on the left.
             sources: (rows,) the prompt of each row.
             lengths: (rows,) of the prompts, in tokens.
         """
         width = prompts[0][0].shape[2]
-        index = torch.tensor(rows, device=self.lengths.device)
         for layer, prefilled in zip(self.layers, prompts, strict=True):
             for states, prompt in zip(layer, prefilled, strict=True):
                 states[index, :, self.at - width : self.at] = prompt[sources]

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from efficient_reasoning.inference.slots import SlotCache
 
 NAME = "efficient_reasoning_slots"
-_BLOCK = 64
+# The fastest of 64 on an H100, for heads of 64 and rows of 140 tokens; 64 columns and four warps take 5 % longer.
+_BLOCK, _WARPS, _STAGES = 16, 1, 4
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ def _attend_on_gpu(
         dim=dim,
         dim_block=triton.next_power_of_2(dim),
         block=_BLOCK,
+        num_warps=_WARPS,
+        num_stages=_STAGES,
     )
     return out[:, None]
 

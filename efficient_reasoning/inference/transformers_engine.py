@@ -145,7 +145,7 @@ class TransformersEngine:
                 done = done[keep]
                 keep = keep.to(device)
                 cache.batch_select_indices(keep)
-                table.select(keep)
+                table = table.of_rows(keep)
                 input_ids, mask, positions, uniform = (x[keep] for x in (input_ids, mask, positions, uniform))
 
         executed = sum(len(request.prompt_ids) for request in requests) + sum(map(len, decoded))

@@ -132,7 +132,7 @@ def step_seconds(engine, length: int, steps: int = 200) -> float:
         loop.done.fill_(False)
         loop.counts.fill_(1)
         loop.limits.fill_(1 << 30)
-        loop.cache.lengths.fill_(length - steps // 2)
+        loop.cache.lengths.fill_(max(1, length - steps // 2))
         loop.cache.at = loop.cache.columns - steps - 1
         loop.cache.column.fill_(loop.cache.at)
         loop.eos.fill_(-1)
@@ -143,9 +143,7 @@ def step_seconds(engine, length: int, steps: int = 200) -> float:
             loop.counts.fill_(1)
             loop.step()
         sync()
-        seconds = (time.perf_counter() - began) / steps
-    engine._loop = None
-    return seconds
+        return (time.perf_counter() - began) / steps
 
 
 def bandwidth() -> float:
@@ -203,7 +201,7 @@ def measure(name: str, args) -> dict:
             Request(row, NEW_TOKENS, sampling, seed) for seed, row in enumerate(prompts(8 * args.rows, vocabulary))
         ]
         engine = GraphEngine(model, frozenset(ends), PAD, rows=2 * args.rows, compile_step=compile_step)
-        seconds, out = timed(partial(engine.generate, more), 2)
+        seconds, out = timed(partial(engine.generate, more), 4)
         contexts = sum(
             len(request.prompt_ids) * len(one.ids) + len(one.ids) * (len(one.ids) + 1) // 2
             for request, one in zip(more, out, strict=True)
@@ -216,16 +214,15 @@ def measure(name: str, args) -> dict:
             "mean_length": length,
         }
         if on_gpu:
-            step = step_seconds(engine, round(length))
-            config = model.config
-            column = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2
-            bytes_ = 2 * result["parameters"] + 2 * args.rows * length * column
-            entry["step"] = {
-                "rows": 2 * args.rows,
-                "seconds": step,
-                "bytes": bytes_,
-                "share_of_bandwidth": bytes_ / step / args.bandwidth,
-            }
+            entry["steps"] = []
+            for own in (round(length), 200, 300):
+                step = step_seconds(engine, own)
+                config = model.config
+                column = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2
+                bytes_ = 2 * result["parameters"] + 2 * args.rows * own * column
+                share = bytes_ / step / args.bandwidth
+                entry["steps"].append({"length": own, "seconds": step, "bytes": bytes_, "share_of_bandwidth": share})
+            engine._loop = None
     return result
 
 

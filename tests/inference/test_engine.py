@@ -190,8 +190,7 @@ def test_draws_follow_the_distribution_of_transformers(sampling):
     expected = warpers(None, logits)[0].softmax(-1)
 
     requests = [Request([1], 1, sampling)]
-    table = SamplingTable.of(requests, "cpu")
-    table.select(torch.zeros(DRAWS, dtype=torch.long))
+    table = SamplingTable.of(requests, "cpu").of_rows(torch.zeros(DRAWS, dtype=torch.long))
     [(candidates, _)] = sampling_groups(requests)
     uniform = (torch.arange(DRAWS) + 0.5) / DRAWS  # every quantile once
     shares = table.draw(logits.expand(DRAWS, -1), uniform, candidates).bincount(minlength=60) / DRAWS
