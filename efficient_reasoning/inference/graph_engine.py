@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ from transformers import DynamicCache
 from efficient_reasoning.inference import step_attention
 from efficient_reasoning.inference.engine import Completion, Request
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.memory import column_bytes, rows_that_fit
 from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, send, uniforms
 from efficient_reasoning.inference.slots import Layers, SlotCache
 
@@ -45,7 +47,7 @@ class GraphEngine:
         model: in eval mode; its attention implementation is replaced.
         eos_ids: token ids that end a completion.
         pad_id: fills the left of shorter prompts; never attended to.
-        rows: R, decoded together.
+        rows: R, decoded together; fewer where their caches would fill more than half of the free memory.
         stride: steps between two looks at what has finished.
         compile_step: let torch.compile fuse the step before it is captured, which takes a minute once.
     """
@@ -67,6 +69,15 @@ class GraphEngine:
         self.stride = stride
         self.compile_step = compile_step
         self._loop: _Loop | None = None
+
+    @staticmethod
+    def can_decode(model: PreTrainedModel) -> bool:
+        """Whether all layers keep keys and values, and attend to them without more ado."""
+        config = model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        softcap = getattr(config, "attn_logit_softcapping", None)
+        plain = kinds <= {"full_attention", "sliding_attention"} and softcap is None and config.model_type != "gpt_oss"
+        return plain and model._supports_attention_backend and not model._is_stateful
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -96,19 +107,43 @@ class GraphEngine:
         rows = min(self.rows, 1 << (len(requests) - 1).bit_length())
         prompt_tokens = max(len(request.prompt_ids) for request in requests)
         new_tokens = max(request.max_new_tokens for request in requests)
-        loop = self._loop
-        if loop is None or not loop.fits(candidates, rows, prompt_tokens, new_tokens):
+        if self._loop is None or not self._loop.fits(candidates, rows, prompt_tokens, new_tokens):
             self._loop = None  # frees its memory before the next one takes its own
-            self._loop = loop = _Loop(self, candidates, rows, prompt_tokens, new_tokens)
-        return loop
+            columns = prompt_tokens + new_tokens + 3 * self.stride + _COLUMNS_APART
+            held = min(rows, rows_that_fit(self.column_bytes, columns, self.model.device))
+            self._loop = _Loop(self, candidates, rows, held, columns, prompt_tokens, new_tokens)
+        return self._loop
+
+    @cached_property
+    def column_bytes(self) -> int:
+        return column_bytes(self.model)
 
 
 class _Loop:
-    """The state of R rows on the device, and the step that advances it."""
+    """The state of R rows on the device, and the step that advances it.
 
-    def __init__(self, engine: GraphEngine, candidates: int | None, rows: int, prompt_tokens: int, new_tokens: int):
+    Args:
+        engine: whose model decodes.
+        candidates: of `SamplingTable.draw`.
+        wanted_rows: that were asked for.
+        rows: R, as many of them as memory holds.
+        columns: C of the cache.
+        prompt_tokens, new_tokens: the most of a request.
+    """
+
+    def __init__(
+        self,
+        engine: GraphEngine,
+        candidates: int | None,
+        wanted_rows: int,
+        rows: int,
+        columns: int,
+        prompt_tokens: int,
+        new_tokens: int,
+    ):
         device = engine.model.device
         self.engine, self.candidates, self.rows = engine, candidates, rows
+        self.wanted_rows, self.columns = wanted_rows, columns
         self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
         self.on_gpu = device.type == "cuda"
         self.tokens = torch.zeros(rows, dtype=torch.long, device=device)
@@ -127,7 +162,7 @@ class _Loop:
         self.readers: dict[tuple[int, int], _CapturedReader] = {}
 
     def fits(self, candidates: int | None, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
-        same_kind = (candidates, rows) == (self.candidates, self.rows)
+        same_kind = (candidates, rows) == (self.candidates, self.wanted_rows)
         return same_kind and prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens
 
     # ---- the step, on the device ----
@@ -267,8 +302,7 @@ class _Loop:
         if wanted in batch.number:
             self.kept = batch.only(wanted)
         if self.cache is None:
-            columns = self.prompt_tokens + self.new_tokens + 3 * self.engine.stride + _COLUMNS_APART
-            self.cache = SlotCache(batch.layers, self.rows, columns)
+            self.cache = SlotCache(batch.layers, self.rows, self.columns)
             if self.on_gpu:
                 self._capture()
         self.cache.make_room(batch.layers[0][0].shape[2], self.occupied)

@@ -32,7 +32,7 @@ from efficient_reasoning.thinking import ThinkingFormat
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BACKENDS = ("auto", "transformers")
+BACKENDS = ("auto", "graph", "transformers")
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,15 @@ def load_reasoner(
 
     Args:
         path_or_id: folder, Hub id, or "overthinker" for the embedded model.
-        backend: "transformers"; "auto" picks it.
+        backend: "graph" decodes with captured steps, "transformers" any model with a key-value cache; "auto" takes
+            the first on CUDA where the architecture allows it.
         device, dtype: as in `checkpoint.load_model`.
 
     Raises:
-        BadInput: unknown backend, broken checkpoint, or a tokenizer without known think delimiters.
+        BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, or an architecture
+            that the backend cannot decode.
     """
+    from efficient_reasoning.inference.graph_engine import GraphEngine
     from efficient_reasoning.inference.transformers_engine import TransformersEngine
 
     if backend not in BACKENDS:
@@ -108,7 +111,12 @@ def load_reasoner(
     model = load_model(folder, device, dtype)
     thinking = thinking_format(folder, tokenizer)
     name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
-    engine = TransformersEngine(model, thinking.eos_ids, tokenizer.pad_token_id)
+    if backend == "auto":
+        backend = "graph" if model.device.type == "cuda" and GraphEngine.can_decode(model) else "transformers"
+    if backend == "graph" and not GraphEngine.can_decode(model):
+        raise BadInput(f"{path_or_id}: backend graph cannot decode {model.config.model_type}; use transformers.")
+    engine_class = GraphEngine if backend == "graph" else TransformersEngine
+    engine = engine_class(model, thinking.eos_ids, tokenizer.pad_token_id)
     return Reasoner(engine, tokenizer, thinking, ReasoningMetadata.load(folder), name, weights_fingerprint(folder))
 
 

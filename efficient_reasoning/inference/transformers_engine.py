@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from efficient_reasoning.inference.engine import Completion, Request
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.memory import column_bytes, rows_that_fit
 from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class TransformersEngine:
             return []
         completions: dict[int, Completion] = {}
         columns = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
-        rows = max(1, min(self.batch_size, _free_bytes(self.model.device) // 2 // (self.column_bytes * columns)))
+        rows = min(self.batch_size, rows_that_fit(self.column_bytes, columns, self.model.device))
         for candidates, group in sampling_groups(requests):
             order = sorted(group, key=lambda index: len(requests[index].prompt_ids))
             for start in range(0, len(order), rows):
@@ -88,13 +88,8 @@ class TransformersEngine:
         return [completions[index] for index in range(len(requests))]
 
     @cached_property
-    @torch.inference_mode()
     def column_bytes(self) -> int:
-        """Bytes that one token of one row takes in the cache: measured, because architectures differ."""
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        token = torch.full((1, 1), self.pad_id, device=self.model.device)
-        self.model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        return column_bytes(self.model)
 
     @torch.inference_mode()
     def _decode(self, requests: list[Request], candidates: int | None) -> list[Completion]:
@@ -165,10 +160,3 @@ class TransformersEngine:
             decoded_tokens=len(ids),
             seconds=seconds_per_token * (prompt_tokens + len(ids)),
         )
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return psutil.virtual_memory().available
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused

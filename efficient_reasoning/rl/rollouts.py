@@ -1,13 +1,16 @@
 """Rollouts of TRL's GRPOTrainer from the engine that inference uses.
 
 Responses of one batch differ in length by an order of magnitude, and `generate` decodes all of them to the end of the
-longest; the engine lets a row go when it is done. Every response samples from a stream of its own.
+longest; the engine lets a row go when it is done. Every response samples from a stream of its own. On CUDA the engine
+decodes with a copy of the weights, in bf16 where training is, which is refreshed in place before every batch: captured
+steps read it where it is.
 
     GRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +20,10 @@ from efficient_reasoning.prompts import encode_prompt
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
     from trl import GRPOConfig, GRPOTrainer
+
+    from efficient_reasoning.inference.engine import Engine
 
 # Settings of GRPOConfig that the engine does not have, and what they are when they change nothing.
 _NEUTRAL = {
@@ -48,12 +54,25 @@ def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[l
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it says of `rollout_func` that it may change
     sampling = Sampling(config.temperature, config.top_p, config.top_k)
 
+    captured: list = []  # the engine with its copy, from the first batch on
+
+    def engine_of(model: PreTrainedModel, rows: int) -> Engine:
+        from efficient_reasoning.inference.graph_engine import GraphEngine
+        from efficient_reasoning.inference.transformers_engine import TransformersEngine
+
+        ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
+        if model.device.type != "cuda" or not GraphEngine.can_decode(model):
+            return TransformersEngine(model, *ends)
+        if not captured:
+            captured.append(GraphEngine(_copy(model, config.bf16), *ends, rows=rows))
+        captured[0].refresh(model)
+        return captured[0]
+
     def roll_out(prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         import torch
         from trl.models import unwrap_model_for_generation
 
         from efficient_reasoning.inference.engine import Request
-        from efficient_reasoning.inference.transformers_engine import TransformersEngine
 
         encoded = [encode_prompt(thinking.tokenizer, prompt) for prompt in prompts]
         seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
@@ -66,8 +85,16 @@ def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[l
             trainer.accelerator,
             gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
         ) as model:
-            engine = TransformersEngine(model, thinking.eos_ids, thinking.tokenizer.pad_token_id)
-            completions = engine.generate(requests)
+            completions = engine_of(model, len(requests)).generate(requests)
         return {"prompt_ids": encoded, "completion_ids": [one.ids for one in completions], "logprobs": None}
 
     return roll_out
+
+
+def _copy(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
+    """A model of the same architecture on the same device, for inference."""
+    import torch
+
+    with torch.device(model.device):
+        own = type(model)(copy.deepcopy(model.config))
+    return own.to(torch.bfloat16 if bf16 else model.dtype).requires_grad_(False).eval()

@@ -23,7 +23,7 @@ PAD, EOS, VOCABULARY = 0, (3, 7), 150
 GREEDY = Sampling(temperature=0)
 
 
-def tiny(config_class, model_class, key_value_heads: int):
+def tiny(config_class, model_class, key_value_heads: int, **settings):
     """A random model; its large weights make it say something different after every token."""
     torch.manual_seed(0)
     config = config_class(
@@ -38,6 +38,7 @@ def tiny(config_class, model_class, key_value_heads: int):
         pad_token_id=PAD,
         bos_token_id=None,
         eos_token_id=list(EOS),
+        **settings,
     )
     return model_class(config).eval()
 
@@ -61,9 +62,9 @@ def prompts(count: int, longest: int = 20, shortest: int = 1) -> list[list[int]]
 def generated(model, rows: list[list[int]], max_new_tokens: int) -> list[list[int]]:
     """Greedy tokens of `model.generate` for rows padded to one length, cut behind EOS."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
+    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows], device=model.device)
     # Given outright: the rows are random, so a pad id may be one of their tokens.
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
     with torch.inference_mode():
         output = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False)
     tails = output[:, longest:].tolist()
@@ -109,9 +110,7 @@ def test_batches_shrink_to_what_memory_holds(qwen3, monkeypatch):
     )
     for rows, sizes in ((5, [5, 5, 2]), (0.5, [1] * 12)):  # a row too large for half of the memory runs alone
         free_bytes = int(2 * rows * columns * engine.column_bytes)
-        monkeypatch.setattr(
-            "efficient_reasoning.inference.transformers_engine._free_bytes", lambda device, free=free_bytes: free
-        )
+        monkeypatch.setattr("efficient_reasoning.inference.memory.free_bytes", lambda device, free=free_bytes: free)
         assert [completion.ids for completion in engine.generate(requests)] == expected
         assert batches == sizes
         batches.clear()

@@ -123,3 +123,53 @@ def test_a_run_that_was_interrupted_leaves_nothing_behind(qwen3, monkeypatch):
     assert [completion.ids for completion in engine.generate([replace(requests[0], max_new_tokens=4)])] == [
         expected[0][:4]
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "decodable"),
+    [
+        ({}, True),
+        ({"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}, True),
+        ({"layer_types": ["linear_attention", "full_attention"]}, False),
+        ({"attn_logit_softcapping": 30.0}, False),
+    ],
+)
+def test_it_knows_what_it_can_decode(qwen3, monkeypatch, changes, decodable):
+    for name, value in changes.items():
+        monkeypatch.setattr(qwen3.config, name, value, raising=False)
+    assert GraphEngine.can_decode(qwen3) == decodable
+
+
+def test_layers_that_look_back_over_a_window_only(monkeypatch):
+    monkeypatch.setattr("efficient_reasoning.inference.graph_engine._COLUMNS_APART", 3)
+    settings = {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 5,
+        "use_sliding_window": True,
+    }
+    plain, model = (tiny(Qwen3Config, Qwen3ForCausalLM, 2, **settings) for _ in range(2))
+    rows = prompts(20)
+    assert GraphEngine.can_decode(model)
+    expected = generated(plain, rows, 40)
+    assert [one.ids for one in decode(model, [Request(row, 40, GREEDY) for row in rows], rows=6)] == expected
+    assert expected != generated(tiny(Qwen3Config, Qwen3ForCausalLM, 2), rows, 40)  # the window matters
+
+
+def test_fewer_rows_where_memory_is_short(qwen3, monkeypatch):
+    requests = [Request(row, 9, GREEDY) for row in prompts(12)]
+    expected = [completion.ids for completion in decode(qwen3, requests)]
+    engine = GraphEngine(qwen3, frozenset(EOS), PAD, rows=8)
+    monkeypatch.setattr("efficient_reasoning.inference.memory.free_bytes", lambda device: 0)
+    for _ in range(2):
+        assert [completion.ids for completion in engine.generate(requests)] == expected
+        assert engine._loop.rows == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compile_step", [False, True])
+def test_captured_steps_on_a_gpu(models, compile_step):
+    plain, model = (one.cuda() for one in models)
+    rows = prompts(200)
+    expected = generated(plain, rows, 60)
+    completions = decode(model, [Request(row, 60, GREEDY) for row in rows], rows=32, compile_step=compile_step)
+    assert [completion.ids for completion in completions] == expected

@@ -152,6 +152,17 @@ def test_truncated_weights_are_refused(folder):
         load_reasoner(str(folder))
 
 
+def test_backends_give_the_same_answers():
+    questions = ["Compute 34 + 27 - 15 + 88.", "Chickens and rabbits: 24 heads and 56 legs. How many chickens?"]
+    answers = {
+        backend: solve_many(
+            load_reasoner("overthinker", backend, device="cpu"), questions, budget_tokens=90, seeds=[1, 2]
+        )
+        for backend in ("graph", "transformers")
+    }
+    assert [one.completion_ids for one in answers["graph"]] == [one.completion_ids for one in answers["transformers"]]
+
+
 def test_an_unknown_backend_is_refused():
     with pytest.raises(BadInput, match="Unknown backend 'transformer', did you mean transformers"):
         load_reasoner("overthinker", backend="transformer")

@@ -10,7 +10,10 @@ from trl import GRPOConfig
 
 from efficient_reasoning.checkpoint import load_model, load_tokenizer
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.rl.rollouts import engine_rollouts
+from efficient_reasoning.inference import Request, Sampling
+from efficient_reasoning.inference.graph_engine import GraphEngine
+from efficient_reasoning.inference.transformers_engine import TransformersEngine
+from efficient_reasoning.rl.rollouts import _copy, engine_rollouts
 from efficient_reasoning.thinking import ThinkingFormat
 
 PROMPTS = ["Compute 3 + 4.\n", "Compute 3 + 4.\n", "Compute 12 + 40 - 7.\n", "Compute 12 + 40 - 7.\n"]
@@ -86,3 +89,19 @@ def test_settings_that_the_engine_lacks_are_refused(tmp_path, thinking, changes)
     [name] = changes
     with pytest.raises(BadInput, match=f"{name} is .*, which rollouts do not know; leave it out"):
         engine_rollouts(thinking, config(tmp_path, **changes))
+
+
+def test_the_copy_that_captured_steps_read_follows_the_weights(trainer, thinking):
+    model = trainer.model_wrapped
+    own = _copy(model, bf16=False)
+    ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
+    requests = [Request(thinking.tokenizer.encode(prompt), 12, Sampling(0)) for prompt in PROMPTS]
+    engine = GraphEngine(own, *ends)
+    for _ in range(2):
+        engine.refresh(model)
+        expected = TransformersEngine(model, *ends).generate(requests)
+        assert [one.ids for one in engine.generate(requests)] == [one.ids for one in expected]
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(torch.linspace(-1, 1, 16))
+    assert model.config._attn_implementation != own.config._attn_implementation
+    assert next(_copy(model, bf16=True).parameters()).dtype == torch.bfloat16

@@ -1,0 +1,34 @@
+"""How many rows a device holds: measured, because architectures differ in what they cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from transformers import DynamicCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@torch.inference_mode()
+def column_bytes(model: PreTrainedModel) -> int:
+    """Bytes that one token of one row takes in the cache."""
+    cache = DynamicCache()
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What may still be allocated on the device."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def rows_that_fit(bytes_of_column: int, columns: int, device: torch.device) -> int:
+    """Rows of so many columns that fill half of what is free: the other half is for activations and moves."""
+    return max(1, free_bytes(device) // 2 // (bytes_of_column * columns))

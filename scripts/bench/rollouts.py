@@ -1,0 +1,142 @@
+"""What a GRPO step costs with TRL's own generation, and with the engine's rollouts.
+
+A model of 15M random weights with the tokenizer of the overthinker, 512 completions of at most 192 tokens. Generation
+and whole steps are timed, the first two steps apart. Writes one JSON file.
+
+    python scripts/bench/rollouts.py --out runs/bench/rollouts.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+WARM_UP = 2
+
+
+def timings(ours: bool, steps: int, completions: int, new_tokens: int, shape: tuple[int, ...]) -> dict:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.prompts import make_prompt
+    from efficient_reasoning.rl.rollouts import engine_rollouts
+    from efficient_reasoning.training import load_base
+
+    base = load_base("overthinker")
+    hidden, intermediate, layers, heads, kv_heads = shape
+    model_config = AutoConfig.for_model(
+        "qwen3",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=64,
+        vocab_size=2048,
+        tie_word_embeddings=True,
+        max_position_embeddings=1024,
+        pad_token_id=base.tokenizer.pad_token_id,
+        eos_token_id=base.tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    on_gpu = torch.cuda.is_available()
+    model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+    problems = load_problems("mixed", "train", 2 * completions // 8 * steps, 0)
+    rows = Dataset.from_list([{"prompt": make_prompt(base.tokenizer, problem["question"])} for problem in problems])
+    seconds = {"generation": [], "step": []}
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(
+            folder,
+            per_device_train_batch_size=completions,
+            num_generations=8,
+            max_completion_length=new_tokens,
+            max_steps=steps,
+            temperature=1.0,
+            learning_rate=1e-6,
+            beta=0.0,
+            loss_type="dr_grpo",
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            gradient_checkpointing=False,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=1,
+        )
+
+        def short(completion_ids, **columns) -> list[float]:
+            return [-float(len(ids)) for ids in completion_ids]
+
+        rollouts = engine_rollouts(base.thinking, config) if ours else None
+        trainer = GRPOTrainer(
+            model, short, config, train_dataset=rows, processing_class=base.tokenizer, rollout_func=rollouts
+        )
+        generate = trainer._generate
+
+        def timed(*arguments):
+            sync()
+            began = time.perf_counter()
+            result = generate(*arguments)
+            sync()
+            seconds["generation"].append(time.perf_counter() - began)
+            return result
+
+        class Steps(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                sync()
+                self.began = time.perf_counter()
+
+            def on_step_end(self, args, state, control, **kwargs):
+                sync()
+                seconds["step"].append(time.perf_counter() - self.began)
+
+        def sync() -> None:
+            if on_gpu:
+                torch.cuda.synchronize()
+
+        trainer._generate = timed
+        trainer.add_callback(Steps())
+        trainer.train()
+    lengths = [entry["completions/mean_length"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        **{name: statistics.median(values[WARM_UP:]) for name, values in seconds.items()},
+        "all_seconds": seconds,
+        "mean_length": statistics.mean(lengths),
+    }
+
+
+def main() -> None:
+    import torch
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--tiny", action="store_true", help="a rehearsal on a CPU")
+    args = parser.parse_args()
+    size = (16, 24, (64, 128, 2, 4, 2)) if args.tiny else (512, 192, (384, 1024, 8, 6, 3))
+    report = {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+    for name, ours in (("trl", False), ("engine", True)):
+        report[name] = timings(ours, args.steps, *size)
+        print(name, {key: round(value, 3) for key, value in report[name].items() if key != "all_seconds"}, flush=True)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
+    for key in ("generation", "step"):
+        print(f"{key}: {report['trl'][key] / report['engine'][key]:.1f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
