@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
-_WIDTH = 64  # prompts are padded to a multiple of it where their pass is captured
+_PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
 _COLUMNS_APART = 256  # between two moves of the cache
 
 
@@ -265,7 +265,8 @@ class _Loop:
         """Keys, values and logits of the prompts; on CUDA they stay valid until the next call."""
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
-            count, width = 1 << (count - 1).bit_length(), -(-width // _WIDTH) * _WIDTH
+            count = -(-count // _PROMPTS_APART) * _PROMPTS_APART
+            width = -(-width // _WIDTHS_APART) * _WIDTHS_APART
         padded = np.full((count, width), self.engine.pad_id)  # (N, P)
         lengths = np.ones(count, dtype=np.int64)
         for n, prompt in enumerate(prompts):

@@ -138,7 +138,7 @@ def _attend_on_gpu(
         group=group,
         group_block=max(16, triton.next_power_of_2(group)),
         dim=dim,
-        dim_block=triton.next_power_of_2(dim),
+        dim_block=max(16, triton.next_power_of_2(dim)),
         block=_BLOCK,
         num_warps=_WARPS,
         num_stages=_STAGES,
