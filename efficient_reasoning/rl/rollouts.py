@@ -64,8 +64,7 @@ def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[l
         if model.device.type != "cuda" or not GraphEngine.can_decode(model):
             return TransformersEngine(model, *ends)
         if not captured:
-            # Compiling takes as long as a few steps of training, and halves the generation of all that follow.
-            captured.append(GraphEngine(_copy(model, config.bf16), *ends, rows=rows, compile_step=True))
+            captured.append(GraphEngine(_copy(model, config.bf16), *ends, rows=rows))
         captured[0].refresh(model)
         return captured[0]
 
