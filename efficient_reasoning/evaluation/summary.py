@@ -41,6 +41,8 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
         # Texts and ids stay on the disk; the numbers of a million samples fit into memory.
         numbers = {key: sample[key] for key in ("id", "spend", *_LENGTHS, *_FLAGS)}
         difficulty, family = sample.get("difficulty"), (sample.get("metadata") or {}).get("family")
+        # Thrown-away probes and EOS included; the response alone is `total_tokens`.
+        numbers["spent_tokens"] = sample["spend"]["decoded_tokens"] + sample["spend"]["forced_tokens"]
         # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
         numbers["difficulty"] = difficulty if type(difficulty) in (int, float) else None
         numbers["task"] = family if isinstance(family, str) else sample["task"]
@@ -73,6 +75,7 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
         "n_problems": len({sample["id"] for sample in samples}),
         "accuracy": _interval(samples, "correct", share=True),
         **{name: _interval(samples, name) | quantiles[name] for name in _LENGTHS},
+        "spent_tokens": _interval(samples, "spent_tokens"),
         "truncated_share": _mean(sample["truncated"] for sample in samples),
         "forced_close_share": _mean(sample["forced_close"] for sample in samples),
         "empty_answer_share": _mean(sample["empty_answer"] for sample in samples),

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference.strategy import Assignment, Response, Steps
+from efficient_reasoning.inference.strategy import Assignment, Response, Steps, answer_reserve
 
 
 @dataclass(frozen=True)
@@ -36,21 +35,7 @@ class BudgetForcing:
             return response
 
         budget_tokens = assignment.budget_tokens
-        # The most that may have to be forced: both delimiters, when the chain is blank.
-        forced_tokens = len(assignment.thinking.empty())
-        reserve_tokens = self.answer_reserve_tokens
-        if reserve_tokens is None:
-            reserve_tokens = max(budget_tokens // 8, forced_tokens + 4)
-        if reserve_tokens <= forced_tokens:
-            raise BadInput(
-                f"answer_reserve_tokens is {reserve_tokens}, but closing the thinking may take {forced_tokens}; "
-                f"give at least {forced_tokens + 1}."
-            )
-        if budget_tokens <= reserve_tokens:
-            raise BadInput(
-                f"budget_tokens is {budget_tokens}, of which {reserve_tokens} are reserved for the answer; "
-                f"give at least {reserve_tokens + 1}."
-            )
+        reserve_tokens = answer_reserve(assignment, self.answer_reserve_tokens)
         [completion] = yield [assignment.request([], budget_tokens - reserve_tokens)]
         response.append(completion)
         if not response.finished:

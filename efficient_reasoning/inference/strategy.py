@@ -85,6 +85,36 @@ class Strategy(Protocol):
         ...
 
 
+def answer_reserve(assignment: Assignment, answer_reserve_tokens: int | None = None) -> int:
+    """The part of a budget that is kept for closing the thinking and answering.
+
+    Args:
+        assignment: with a budget.
+        answer_reserve_tokens: what was asked for; by default an eighth of the budget, and at least an empty block plus
+            four tokens.
+
+    Raises:
+        BadInput: the reserve does not hold what it may have to force, or the budget is not larger than it.
+    """
+    budget_tokens = assignment.budget_tokens
+    # The most that may have to be forced: both delimiters, when the chain is blank.
+    forced_tokens = len(assignment.thinking.empty())
+    reserve_tokens = answer_reserve_tokens
+    if reserve_tokens is None:
+        reserve_tokens = max(budget_tokens // 8, forced_tokens + 4)
+    if reserve_tokens <= forced_tokens:
+        raise BadInput(
+            f"answer_reserve_tokens is {reserve_tokens}, but closing the thinking may take {forced_tokens}; "
+            f"give at least {forced_tokens + 1}."
+        )
+    if budget_tokens <= reserve_tokens:
+        raise BadInput(
+            f"budget_tokens is {budget_tokens}, of which {reserve_tokens} are reserved for the answer; "
+            f"give at least {reserve_tokens + 1}."
+        )
+    return reserve_tokens
+
+
 def get_strategy(name: str, **parameters) -> Strategy:
     """A strategy by its name in kebab case, such as "budget-forcing".
 
@@ -92,9 +122,10 @@ def get_strategy(name: str, **parameters) -> Strategy:
         BadInput: unknown name or parameter; near names are listed.
     """
     from efficient_reasoning.inference.budget_forcing import BudgetForcing
+    from efficient_reasoning.inference.dynasor import Dynasor
     from efficient_reasoning.inference.no_thinking import NoThinking
 
-    known = {"budget-forcing": BudgetForcing, "no-thinking": NoThinking}
+    known = {"budget-forcing": BudgetForcing, "dynasor": Dynasor, "no-thinking": NoThinking}
     if name not in known:
         raise BadInput(f"Unknown strategy {name!r}{near(name, known)}")
     accepted = list(inspect.signature(known[name]).parameters)

@@ -161,7 +161,7 @@ def test_the_reserve_can_be_chosen(reserve):
     [
         ("budget_forcing", {}, "Unknown strategy 'budget_forcing', did you mean budget-forcing"),
         ("nothinking", {}, "did you mean no-thinking"),
-        ("oracle", {}, "known are budget-forcing, no-thinking"),
+        ("oracle", {}, "known are budget-forcing, dynasor, no-thinking"),
         ("budget-forcing", {"answer_reserve": 9}, "no parameter 'answer_reserve', did you mean answer_reserve_tokens"),
         ("no-thinking", {"answer_reserve_tokens": 9}, "Strategy 'no-thinking' has no parameter"),
     ],
