@@ -46,6 +46,7 @@ class Reasoner:
         metadata: its reasoning.json; None for models of another making.
         name: what it was loaded as.
         weights: fingerprint of a local folder's weights; None for a model of the Hub.
+        context_tokens: positions that the model knows; None where its config does not say.
     """
 
     engine: Engine
@@ -54,6 +55,7 @@ class Reasoner:
     metadata: ReasoningMetadata | None
     name: str
     weights: str | None
+    context_tokens: int | None
 
     def recalling(self) -> Reasoner:
         """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
@@ -117,7 +119,9 @@ def load_reasoner(
         raise BadInput(f"{path_or_id}: backend graph cannot decode {model.config.model_type}; use transformers.")
     engine_class = GraphEngine if backend == "graph" else TransformersEngine
     engine = engine_class(model, thinking.eos_ids, tokenizer.pad_token_id)
-    return Reasoner(engine, tokenizer, thinking, ReasoningMetadata.load(folder), name, weights_fingerprint(folder))
+    context_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    metadata, weights = ReasoningMetadata.load(folder), weights_fingerprint(folder)
+    return Reasoner(engine, tokenizer, thinking, metadata, name, weights, context_tokens)
 
 
 def solve(
@@ -196,16 +200,16 @@ def _assign(
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
     if not all(question.strip() for question in questions):
         raise BadInput("A question is empty; write one.")
+    prompts = [encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)) for question in questions]
+    for prompt_ids, question in zip(prompts, questions, strict=True):
+        if reasoner.context_tokens is not None and len(prompt_ids) >= reasoner.context_tokens:
+            raise BadInput(
+                f"The question {question[:30]!r}... takes {len(prompt_ids):,} tokens, and {reasoner.name} reads "
+                f"{reasoner.context_tokens:,}; shorten it."
+            )
     return [
-        Assignment(
-            encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)),
-            reasoner.thinking,
-            budget_tokens,
-            max_new_tokens,
-            sampling,
-            seed,
-        )
-        for question, seed in zip(questions, seeds, strict=True)
+        Assignment(prompt_ids, reasoner.thinking, budget_tokens, max_new_tokens, sampling, seed)
+        for prompt_ids, seed in zip(prompts, seeds, strict=True)
     ]
 
 

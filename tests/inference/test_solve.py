@@ -152,6 +152,21 @@ def test_truncated_weights_are_refused(folder):
         load_reasoner(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        (
+            "1 + 1 = " * 125_000,
+            r"The question '1 \+ 1 = .*'\.\.\. takes [0-9,]+ tokens, and overthinker reads 1,024; shorten",
+        ),
+        (" ", "A question is empty"),
+    ],
+)
+def test_questions_that_no_model_can_read_are_refused(question, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        solve(load_reasoner("overthinker", device="cpu"), question)
+
+
 def test_backends_give_the_same_answers():
     questions = ["Compute 34 + 27 - 15 + 88.", "Chickens and rabbits: 24 heads and 56 legs. How many chickens?"]
     answers = {
