@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
             "make per_device_train_batch_size a multiple of it."
         )
+    if config.temperature <= 0:
+        raise BadInput(f"temperature is {config.temperature}; responses that are all alike teach nothing, give more.")
     rollouts = None
     if config.use_vllm:
         # TRL renders the prompts; the switch that a template knows has to say what it says in inference.

@@ -269,6 +269,7 @@ CASES = [
     ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
     ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
     ("rl_length", {"reward_parameters": "{weight: high}"}, "weight must be a number, found 'high'"),
+    ("rl_length", {"temperature": 0}, "temperature is 0.*; responses that are all alike teach nothing"),
     ("rl_length", {"num_generations": 3}, r"must be divisible by num_generations \(3\)"),
 ]
 
