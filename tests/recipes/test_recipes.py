@@ -195,6 +195,19 @@ TEMPLATE = (
 )
 
 
+def test_a_template_that_strips_thinking_and_that_nobody_can_mend_is_refused(argv, tmp_path, tiny_model, data):
+    model = shutil.copytree(tiny_model, tmp_path / "chat")
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.content.split('</think>')[-1] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}{% endif %}"
+    )
+    tokenizer.save_pretrained(model)
+    with pytest.raises(BadInput, match="chat: its chat template strips the thinking of finished turns"):
+        run("sft_compress", argv("sft_compress", model=model))
+    assert not (tmp_path / "run" / "reasoning.json").exists()
+
+
 def test_chat_rows_are_trained_as_they_are_asked(argv, tmp_path, tiny_model, data, monkeypatch):
     """A template that thinks only when told to is told to, in training as in inference."""
     from trl import SFTTrainer
