@@ -37,6 +37,7 @@ _HEADER = (
     "accuracy change [95 %]",
     "removable",
 )
+_EOS_TOKENS = 1  # decoded for every response, and part of none
 _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
 
@@ -229,12 +230,21 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _remarks(summaries: dict[str, dict]) -> list[str]:
-    """Settings in which the runs differ: their points then differ in more than the model."""
+    """Settings in which the runs differ, and points that cost more than their responses show."""
     configs = [summary["config"] for summary in summaries.values()]
     differing = [key for key in _SAMPLING if len({config[key] for config in configs}) > 1]
-    return [
+    remarks = [
         f"Note: the runs differ in {key} ({', '.join(str(config[key]) for config in configs)})." for key in differing
     ]
+    for label, summary in summaries.items():
+        for point in summary["points"]:
+            spent_tokens = point["spent_tokens"]["mean"]
+            if round(spent_tokens - point["total_tokens"]["mean"], 6) > _EOS_TOKENS:
+                remarks.append(
+                    f"Note: {label}, {point['strategy']}, {budget_label(point['budget_tokens'])}: {spent_tokens:,.1f} "
+                    "tokens were spent a problem, those thrown away included."
+                )
+    return remarks
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ from transformers import DynamicCache
 from efficient_reasoning.inference import step_attention
 from efficient_reasoning.inference.engine import Completion, Request
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.memory import column_bytes, rows_that_fit
-from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, send, uniforms
+from efficient_reasoning.inference.memory import column_bytes, rows_that_fit, send
+from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 from efficient_reasoning.inference.slots import Layers, SlotCache
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ class GraphEngine:
             loop = self._loop_for([requests[index] for index in order], candidates)
             began = time.perf_counter()
             decoded = loop.run([requests[index] for index in order])
-            loop.kept = None
             executed = sum(spend.computed_prompt_tokens + spend.decoded_tokens for _, spend in decoded)
             seconds_per_token = (time.perf_counter() - began) / executed
             for index, (ids, spend) in zip(order, decoded, strict=True):
@@ -206,7 +205,9 @@ class _Loop:
 
     def run(self, requests: Sequence[Request]) -> list[tuple[list[int], Ledger]]:
         """Token ids and spend of each request."""
-        self.done.fill_(True)  # a run that was interrupted may have left rows running
+        # A run that was interrupted may have left rows running, and a prompt that was read with older weights.
+        self.done.fill_(True)
+        self.kept = None
         waiting = deque(range(len(requests)))
         idle = list(range(self.rows))
         self.occupied: dict[int, int] = {}  # request of each occupied row

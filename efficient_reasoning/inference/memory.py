@@ -1,4 +1,4 @@
-"""How many rows a device holds: measured, because architectures differ in what they cache."""
+"""A device's memory: how many rows it holds (measured, because architectures differ), and copies that do not wait."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def free_bytes(device: torch.device) -> int:
 def rows_that_fit(bytes_of_column: int, columns: int, device: torch.device) -> int:
     """Rows of so many columns that fill half of what is free: the other half is for activations and moves."""
     return max(1, free_bytes(device) // 2 // (bytes_of_column * columns))
+
+
+def send(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Copy to the device without waiting for what it is doing, which only pinned memory allows."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -13,15 +13,9 @@ from collections.abc import Sequence
 import torch
 
 from efficient_reasoning.inference.engine import Request
+from efficient_reasoning.inference.memory import send
 
 _WHOLE = 2**31 - 1
-
-
-def send(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Copy to the device without waiting for what it is doing, which only pinned memory allows."""
-    if torch.device(device).type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def uniforms(seed: int, count: int) -> torch.Tensor:

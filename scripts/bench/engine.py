@@ -3,7 +3,7 @@
 Random weights in the shapes of real models, and so many end tokens that sampling at T 1 stops after about a hundred
 tokens: lengths vary as those of a model do. Tokens behind the end are not counted. Writes one JSON file.
 
-    python scripts/bench/engine.py --out runs/bench/engine.json [--models 15m,smollm2-135m] [--tiny]
+    python scripts/bench/engine.py --out runs/bench/engine.json [--models 15m,smollm2-135m] [--rows 512]
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ sys.path.insert(0, str(ROOT))
 WARM_UP = 2
 
 
-def timings(ours: bool, steps: int, completions: int, new_tokens: int, shape: tuple[int, ...]) -> dict:
+def timings(ours: bool, steps: int, completions: int, new_tokens: int, shape: str) -> dict:
     import torch
     from datasets import Dataset
-    from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+    from engine import build, sync
+    from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from efficient_reasoning.problems import load_problems
@@ -34,25 +35,11 @@ def timings(ours: bool, steps: int, completions: int, new_tokens: int, shape: tu
     from efficient_reasoning.training import load_base
 
     base = load_base("overthinker")
-    hidden, intermediate, layers, heads, kv_heads = shape
-    model_config = AutoConfig.for_model(
-        "qwen3",
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        head_dim=64,
-        vocab_size=2048,
-        tie_word_embeddings=True,
-        max_position_embeddings=1024,
-        pad_token_id=base.tokenizer.pad_token_id,
-        eos_token_id=base.tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    torch.manual_seed(0)
     on_gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_config(model_config, dtype=torch.float32)
+    model, _ = build(shape, torch.float32)
+    for settings in (model.config, model.generation_config):
+        settings.eos_token_id = base.tokenizer.eos_token_id
+        settings.pad_token_id = base.tokenizer.pad_token_id
     problems = load_problems("mixed", "train", 2 * completions // 8 * steps, 0)
     rows = Dataset.from_list([{"prompt": make_prompt(base.tokenizer, problem["question"])} for problem in problems])
     seconds = {"generation": [], "step": []}
@@ -101,10 +88,6 @@ def timings(ours: bool, steps: int, completions: int, new_tokens: int, shape: tu
                 sync()
                 seconds["step"].append(time.perf_counter() - self.began)
 
-        def sync() -> None:
-            if on_gpu:
-                torch.cuda.synchronize()
-
         trainer._generate = timed
         trainer.add_callback(Steps())
         trainer.train()
@@ -124,7 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--tiny", action="store_true", help="a rehearsal on a CPU")
     args = parser.parse_args()
-    size = (16, 24, (64, 128, 2, 4, 2)) if args.tiny else (512, 192, (384, 1024, 8, 6, 3))
+    size = (16, 24, "tiny") if args.tiny else (512, 192, "15m")
     report = {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,

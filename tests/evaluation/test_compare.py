@@ -11,7 +11,9 @@ import pytest
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
 from efficient_reasoning.evaluation.compare import _mark
+from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import read_jsonl
+from efficient_reasoning.inference import Ledger
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -84,6 +86,22 @@ def test_the_removable_share_measures_against_the_floor(runs):
     base, ours = (rows[name, None].total_tokens.mean for name in ("base", "concise"))
     floor = np.mean([10 + i % 3 for i in range(40)])
     assert rows["concise", None].removable_share == pytest.approx((base - ours) / (base - floor))
+
+
+def test_tokens_that_were_thrown_away_are_not_hidden(problems, fake_reasoner, tmp_path):
+    class Probing(fake_reasoner):
+        def solve(self, question, budget, seed):
+            solution = super().solve(question, budget, seed)
+            solution.spend += Ledger(decoded_tokens=30)
+            return solution
+
+    kinds = {"plain": fake_reasoner, "probing": Probing}
+    runs = [evaluate(kind(name), problems, out=tmp_path / name) for name, kind in kinds.items()]
+    summary = read_summary(runs[1])["points"][0]
+    assert summary["spent_tokens"]["mean"] == pytest.approx(summary["total_tokens"]["mean"] + 31)
+    [remark] = compare(runs).remarks
+    spent = f"{summary['spent_tokens']['mean']:.1f}"
+    assert remark.startswith(f"Note: probing, budget-forcing, unlimited: {spent} tokens were spent a problem")
 
 
 def test_without_floors_there_is_no_removable_share(problems, fake_reasoner, tmp_path):

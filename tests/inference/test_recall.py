@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from efficient_reasoning.inference import Request, Sampling, load_reasoner, solve_many
@@ -31,7 +33,7 @@ def test_budgets_share_one_pass_and_give_what_they_give_alone(reasoner):
     engine = Counting(reasoner.engine)
     recalling = RecallingEngine(engine)
     for budget in BUDGETS:
-        shared = type(reasoner)(**{**vars(reasoner), "engine": recalling})
+        shared = dataclasses.replace(reasoner, engine=recalling)
         ours = solve_many(shared, QUESTIONS, budget_tokens=budget, seeds=[1, 2])
         alone = solve_many(reasoner, QUESTIONS, budget_tokens=budget, seeds=[1, 2])
         for one, other in zip(ours, alone, strict=True):
