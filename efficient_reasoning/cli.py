@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "measure accuracy against tokens")
     evaluate.add_argument("--model", required=True, help="folder or Hub id")
     evaluate.add_argument(
-        "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gym:NAME, file:PATH"
+        "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gsm_symbolic, gym:NAME, file:PATH"
     )
     evaluate.add_argument("--strategy", default="budget-forcing", type=_names, help="S[,S] (default: %(default)s)")
     evaluate.add_argument(

@@ -1,7 +1,7 @@
 """Pre-train a small reasoning model from scratch on built-in problem families.
 
 1. Draw problems, write a worked chain for each (mostly verbose, some plain, some equations only, a tenth with an empty
-   thinking block, else "no thinking" would mean nothing to the model).
+   thinking block, else "no thinking" would mean nothing to the model). Many rows are shared out among processes.
 2. Train a byte-level BPE tokenizer with single digits on those texts; the think delimiters are added tokens.
 3. Initialise the architecture that the config names and train it on the completions.
 
@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.config import parse
@@ -33,10 +35,13 @@ STYLES = ("verbose", "plain", "equations", "empty")
 class PretrainArguments(RecipeArguments):
     """What to train on, and what to train."""
 
-    task: Literal["mixed", "sums", "heads_and_legs"] = field(
-        default="mixed", metadata={"help": "Built-in problem family, or mixed for all in turn."}
+    task: Literal["mixed", "sums", "heads_and_legs", "gsm_symbolic"] = field(
+        default="mixed", metadata={"help": "Built-in problem family, or mixed for the two small ones in turn."}
     )
     num_rows: int = field(default=400_000, metadata={"help": "Training rows to write."})
+    num_shards: int = field(
+        default=1, metadata={"help": "Parts of the rows, each with a draw of problems and a process of its own."}
+    )
     chain_shares: dict[str, float] = field(
         default_factory=lambda: dict(zip(STYLES, (0.79, 0.09, 0.02, 0.10), strict=True)),
         metadata={"help": "Share of the rows by the style of their chain; empty is an empty thinking block."},
@@ -54,19 +59,19 @@ class PretrainArguments(RecipeArguments):
                 raise BadInput(f"chain_shares has no style {style!r}{near(style, STYLES)}")
         if min(self.chain_shares.values(), default=0) < 0 or not sum(self.chain_shares.values()):
             raise BadInput("chain_shares must be 0 or more each, and not all 0.")
-        if self.num_rows < 1 or self.vocab_size < 260:
-            raise BadInput("num_rows must be at least 1, and vocab_size 260; raise them.")
+        if min(self.num_rows, self.num_shards) < 1 or self.vocab_size < 260:
+            raise BadInput("num_rows and num_shards must be at least 1, and vocab_size 260; raise them.")
         if self.empty_weight < 0:
             raise BadInput(f"empty_weight is {self.empty_weight}; it must be 0 or more.")
 
 
 def write_rows(task: str, num_rows: int, chain_shares: dict[str, float], seed: int) -> list[dict]:
-    """Training rows with the chain styles in the given shares. Problems repeat once a family runs dry of new ones."""
+    """Training rows with the chain styles in the given shares. Problems repeat beyond the first 100,000 new ones."""
     rng = random.Random(seed)
     problems = list(islice(draw_problems(task, "train", seed), min(num_rows, 100_000)))
-    rows = []
-    for style in rng.choices(list(chain_shares), weights=list(chain_shares.values()), k=num_rows):
-        problem = rng.choice(problems)
+    rows, styles = [], rng.choices(list(chain_shares), weights=list(chain_shares.values()), k=num_rows)
+    drawn = problems if len(problems) == num_rows else (rng.choice(problems) for _ in range(num_rows))
+    for style, problem in zip(styles, drawn, strict=True):
         chain = "" if style == "empty" else FAMILIES[problem["metadata"]["family"]].chain(problem, style, rng)
         completion = f"{OPEN}{chain.rstrip()}{CLOSE}{problem['answer']}{END}"
         rows.append({"prompt": f"{problem['question']}\n", "completion": completion})  # as `make_prompt` renders it
@@ -86,6 +91,25 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens:
     if not encoded:
         raise BadInput(f"max_row_tokens is {max_row_tokens}, and every row is longer; raise it.")
     return Dataset.from_list(encoded)
+
+
+def prepare(
+    arguments: PretrainArguments, num_rows: int, seed: int
+) -> tuple[list[dict], PreTrainedTokenizerFast, Dataset]:
+    """Rows, the tokenizer trained on the first of them, and their ids: the same on any number of processors."""
+    from datasets import concatenate_datasets
+
+    shards = range(arguments.num_shards)
+    sizes = [len(range(shard, num_rows, len(shards))) for shard in shards]
+    seeds = [seed * len(shards) + shard for shard in shards]
+    with ProcessPoolExecutor(min(len(shards), os.cpu_count())) as pool:
+        spread = pool.map if len(shards) > 1 else map
+        written = [*spread(write_rows, repeat(arguments.task), sizes, repeat(arguments.chain_shares), seeds)]
+        rows = [row for shard in written for row in shard]
+        sample = [row["prompt"] + row["completion"].replace(OPEN, "").replace(CLOSE, "") for row in rows[:5_000]]
+        tokenizer = train_tokenizer(sample, arguments.vocab_size)
+        encoded = [*spread(encode, written, repeat(tokenizer), repeat(arguments.max_row_tokens))]
+    return rows, tokenizer, concatenate_datasets(encoded)
 
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:
@@ -112,11 +136,8 @@ def main(argv: list[str] | None = None) -> None:
 
     training.start(arguments, config)
     num_rows = min(arguments.num_rows, 2_000) if arguments.dry_run else arguments.num_rows
-    rows = write_rows(arguments.task, num_rows, arguments.chain_shares, config.seed)
-    sample = [row["prompt"] + row["completion"].replace(OPEN, "").replace(CLOSE, "") for row in rows[:5_000]]
-    tokenizer = train_tokenizer(sample, arguments.vocab_size)
+    rows, tokenizer, dataset = prepare(arguments, num_rows, config.seed)
     model_config = build_config(arguments.architecture, tokenizer)
-    dataset = encode(rows, tokenizer, arguments.max_row_tokens)
     if arguments.dry_run:
         kept = len(dataset) / num_rows
         tokens_per_row = sum(len(row["input_ids"]) for row in dataset) / len(dataset)

@@ -1,8 +1,8 @@
 """Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers.py`.
 
-1. Built-in families (`sums`, `heads_and_legs`) draw problems and write their own worked chains; `mixed` draws from
-   both in turn. They are split *by problem*: a hash of the problem decides between train, validation and test, so that
-   no draw with any seed can carry a test problem into training.
+1. Built-in families (`sums`, `heads_and_legs`, and `gsm_symbolic` with the extra `gym`) draw problems and write their
+   own worked chains; `mixed` draws from the first two in turn. They are split *by problem*: a hash of the problem
+   decides between train, validation and test, so that no draw with any seed can carry a test problem into training.
 2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
 """
 
@@ -16,11 +16,12 @@ from types import ModuleType
 from typing import Literal
 
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.problems import heads_and_legs, sums
+from efficient_reasoning.problems import gsm_symbolic, heads_and_legs, sums
 
 Split = Literal["train", "validation", "test"]
-FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs}
+FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs, "gsm_symbolic": gsm_symbolic}
 MIXED = "mixed"
+_MIXED_FAMILIES = ("sums", "heads_and_legs")
 _MOST_DRAWS = 5_000  # in vain, after which a family counts as exhausted
 
 
@@ -31,8 +32,8 @@ def split_of(key: str) -> Split:
 
 
 def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
-    """Draw distinct problems of a built-in family, `mixed` from the families in turn, until one has no new ones."""
-    families = list(FAMILIES.items()) if task == MIXED else [(task, FAMILIES[task])]
+    """Draw distinct problems of a built-in family, `mixed` from two families in turn, until one has no new ones."""
+    families = [(name, FAMILIES[name]) for name in (_MIXED_FAMILIES if task == MIXED else (task,))]
     rngs = {name: random.Random(f"{name}/{split}/{seed}") for name, _ in families}
     seen: set[str] = set()
     while True:
@@ -64,7 +65,7 @@ def load_problems(task: str, split: Split = "test", num_problems: int = 500, see
     """Load problems by the name of their source.
 
     Args:
-        task: "sums", "heads_and_legs", "mixed", "gym:NAME", "file:PATH" or "hub:NAME".
+        task: "sums", "heads_and_legs", "mixed", "gsm_symbolic", "gym:NAME", "file:PATH" or "hub:NAME".
         split: for the built-in families a part of the problem space; for `hub:` the split's name.
         num_problems: how many at most; a file or Hub data set gives its first ones.
         seed: of the draw; ignored for files and the Hub.

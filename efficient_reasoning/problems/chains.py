@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Style = Literal["equations", "plain", "verbose"]
+Operator = Literal["+", "-", "*", "/"]
 SLIP_PROBABILITY = 0.2
 
-_INVERSE = {"+": "-", "-": "+", "*": "/", "/": "*"}
+_INVERSE: dict[Operator, Operator] = {"+": "-", "-": "+", "*": "/", "/": "*"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Step:
     """One binary operation on whole numbers; `left / right` is exact."""
 
     left: int
-    operator: Literal["+", "-", "*", "/"]
+    operator: Operator
     right: int
     lead_in: str = ""
 
@@ -61,10 +62,14 @@ class Step:
         return f"{self.left}{self.operator}{self.right}={self.value if value is None else value}"
 
     def check(self, value: int) -> str:
-        """The inverse operation on a claimed `value`; it gives `left` back exactly when the claim is right."""
+        """The inverse operation on a claimed `value`; it gives `left` back exactly when the claim is right.
+
+        A wrong product may leave a remainder: 74/7=10r4.
+        """
         inverse = Step(value, _INVERSE[self.operator], self.right)
-        verdict = "Yes." if inverse.value == self.left else f"Not {self.left}."
-        return f"{inverse.equation()}. {verdict}"
+        remainder = value % self.right if inverse.operator == "/" else 0
+        verdict = "Yes." if (inverse.value, remainder) == (self.left, 0) else f"Not {self.left}."
+        return f"{inverse.equation()}{f'r{remainder}' if remainder else ''}. {verdict}"
 
 
 def write_chain(

@@ -1,6 +1,7 @@
-"""How well the embedded overthinker knows its two families, and how much it overthinks: the table of its card.
+"""How well an overthinker knows its problems, and how much it overthinks: the table of its card.
 
-python scripts/bench/overthinker.py [CHECKPOINT]
+python scripts/bench/overthinker.py [CHECKPOINT [TASK ...]]        # the embedded one, and its two families
+python scripts/bench/overthinker.py runs/gsm_symbolic_15m gsm_symbolic
 """
 
 from __future__ import annotations
@@ -24,12 +25,19 @@ def main() -> None:
     from efficient_reasoning.problems import load_problems
     from efficient_reasoning.traces import floor_tokens
 
-    reasoner = load_reasoner(sys.argv[1] if len(sys.argv) > 1 else "overthinker")
-    print(f"{NUM_PROBLEMS} test problems a family, seed {SEED}, one sample each, top-p 0.95, top-k 20")
-    for family in ("sums", "heads_and_legs"):
-        problems = load_problems(family, "test", NUM_PROBLEMS, SEED)
-        floor = mean(floor_tokens(problem, reasoner.thinking) for problem in problems)
-        print(f"{family}: floor {floor:.1f} tokens")
+    checkpoint, *tasks = sys.argv[1:] or ["overthinker"]
+    reasoner = load_reasoner(checkpoint)
+    print(f"{NUM_PROBLEMS} test problems a task, seed {SEED}, one sample each, top-p 0.95, top-k 20")
+    for task in tasks or ("sums", "heads_and_legs"):
+        problems = load_problems(task, "test", NUM_PROBLEMS, SEED)
+        floors = [floor_tokens(problem, reasoner.thinking) for problem in problems]
+        floor = mean(floors)
+        levels = {
+            level: [place for place, problem in enumerate(problems) if problem["difficulty"] == level]
+            for level in sorted({problem["difficulty"] for problem in problems})
+        }
+        sizes = ", ".join(f"{len(places)} of difficulty {level}" for level, places in levels.items())
+        print(f"{task}: floor {floor:.1f} tokens; {sizes}")
         for strategy, temperature in MODES:
             solutions = solve_many(
                 reasoner,
@@ -41,9 +49,13 @@ def main() -> None:
             accuracy = mean(verify_many(problems, [solution.answer for solution in solutions]))
             tokens = mean(solution.total_tokens for solution in solutions)
             empty = mean(solution.thinking_tokens == 0 for solution in solutions)
+            ratios = ", ".join(
+                f"{level}: {sum(solutions[p].total_tokens for p in places) / sum(floors[p] for p in places):.1f}"
+                for level, places in levels.items()
+            )
             print(
                 f"  {strategy:<15} T {temperature}: accuracy {accuracy:.1%}, {tokens:.1f} tokens "
-                f"({tokens / floor:.1f} times the floor), {empty:.1%} empty blocks"
+                f"({tokens / floor:.1f} times the floor), {empty:.1%} empty blocks; by difficulty {ratios}"
             )
 
 

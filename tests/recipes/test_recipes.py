@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -80,6 +81,32 @@ def test_pretrain(argv, tmp_path):
     assert (metadata.method, metadata.stage, metadata.base_model) == ("pretrain", "pretrain", None)
     assert metadata.data_fingerprint
     assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
+
+
+needs_gym = pytest.mark.skipif(not importlib.util.find_spec("reasoning_gym"), reason="needs the extra gym")
+
+
+@needs_gym
+def test_pretrain_on_word_problems_in_shards(argv, tmp_path):
+    run("pretrain", argv("pretrain", task="gsm_symbolic", num_shards=2, vocab_size=400, max_row_tokens=512))
+    assert check_output(tmp_path / "run").method == "pretrain"
+    assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
+
+
+PRETRAINED = [pytest.param(path, id=path.stem) for path in sorted((ROOT / "configs" / "pretrain").glob("*.yaml"))]
+
+
+@needs_gym
+@pytest.mark.parametrize("config", PRETRAINED)
+def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
+    first_line = config.read_text().splitlines()[0]
+    assert first_line.startswith(f"# efficient-reasoning train pretrain --config configs/pretrain/{config.name}")
+    on_a_cpu = ["--bf16", "false", "--torch_compile", "false", "--num_shards", "1", "--output_dir", str(tmp_path)]
+    run("pretrain", ["--config", str(config), *on_a_cpu, "--dry_run"])
+    table = {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
+    millions = {"overthinker": 0.9, "gsm_symbolic_3m": 3.1, "gsm_symbolic_15m": 13.8}[config.stem]
+    assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions, abs=0.1)
+    assert float(table["clipped"].partition("%")[0]) < 3
 
 
 def test_sft_compress(argv, tmp_path, tiny_model, data):
@@ -169,6 +196,22 @@ def test_only_answers_to_an_empty_block_weigh_more():
     block, answer = losses[1, 0, 6] + losses[1, 1, 7], losses[1, 2, 8]
     loss = completion_loss(logits, batch["labels"], empty_block=(6, 7), empty_weight=30.0)
     assert loss.item() == pytest.approx((verbose + block + 30 * answer).item())
+
+
+def test_shards_write_other_rows_whoever_writes_them(argv, monkeypatch):
+    from recipes.pretrain import PretrainArguments, prepare
+
+    def prepared(num_shards: int, processors: int) -> tuple[list, list]:
+        monkeypatch.setattr(os, "cpu_count", lambda: processors)
+        arguments = PretrainArguments(num_shards=num_shards, architecture={})
+        rows, _, dataset = prepare(arguments, num_rows=100, seed=1)
+        return rows, dataset["input_ids"][:]
+
+    rows, ids = prepared(3, processors=1)
+    assert len(rows) == len(ids) == 100
+    assert (rows, ids) == prepared(3, processors=3)
+    assert len({row["prompt"] for row in rows}) > 90
+    assert rows != prepared(1, processors=1)[0]
 
 
 def test_pretraining_rows_come_in_the_given_shares():
@@ -274,10 +317,10 @@ CASES = [
     ("pretrain", {"architecture": "{model_type: qwen3, hiden_size: 9}"}, "'hiden_size' cannot .* mean hidden_size"),
     ("pretrain", {"architecture": "{model_type: qwen3, hidden_size: big}"}, "'hidden_size' expected int, got str"),
     ("pretrain", {"architecture": "{model_type: qwen3, vocab_size: 9}"}, "'vocab_size' cannot be set"),
-    ("pretrain", {"task": "summs"}, "task must be one of mixed, sums, heads_and_legs, found 'summs'"),
+    ("pretrain", {"task": "summs"}, "task must be one of mixed, sums, heads_and_legs, gsm_symbolic, found 'summs'"),
     ("pretrain", {"chain_shares": "{verbos: 1.0}"}, "no style 'verbos', did you mean verbose"),
     ("pretrain", {"chain_shares": "{verbose: 0}"}, "chain_shares must be 0 or more each, and not all 0"),
-    ("pretrain", {"num_rows": 0}, "num_rows must be at least 1"),
+    ("pretrain", {"num_rows": 0}, "num_rows and num_shards must be at least 1"),
     ("pretrain", {"max_row_tokens": 5}, "max_row_tokens is 5, and every row is longer"),
     ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
     ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
