@@ -22,7 +22,7 @@ from efficient_reasoning.files import digest, write_json
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 METADATA_NAME = "reasoning.json"
 ASSETS = Path(__file__).parent / "assets"
@@ -166,6 +166,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(model: str) -> PretrainedConfig:
+    """The config of a checkpoint that `load_tokenizer` has found whole."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(model)
+
+
 def load_model(model: str, device: str | None = None, dtype: str | None = None) -> PreTrainedModel:
     """Load a causal language model for inference.
 
@@ -188,14 +195,14 @@ def thinking_format(model: str, tokenizer: PreTrainedTokenizerBase) -> ThinkingF
 
     A chat model may end its turn with another token than the tokenizer's EOS; its generation config knows.
     """
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     metadata = ReasoningMetadata.load(model)
     open_text, close_text = (metadata.open_text, metadata.close_text) if metadata else (None, None)
     try:
         ends = GenerationConfig.from_pretrained(model).eos_token_id
     except OSError:  # a model without one ends as its config says
-        ends = AutoConfig.from_pretrained(model).eos_token_id
+        ends = load_config(model).eos_token_id
     eos_ids = [ends] if isinstance(ends, int) else ends or []
     return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids)
 

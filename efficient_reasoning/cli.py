@@ -21,7 +21,13 @@ from efficient_reasoning.config import programs, recipe_path
 from efficient_reasoning.errors import BadInput, run
 
 REQUIREMENTS = ("torch", "transformers", "trl", "peft", "deepspeed", "datasets", "accelerate", "huggingface_hub")
-EXTRAS = {"gym": "reasoning-gym", "math": "math-verify", "fla": "flash-linear-attention", "app": "gradio"}
+EXTRAS = {
+    "gym": "reasoning-gym",
+    "math": "math-verify",
+    "fla": "flash-linear-attention",
+    "app": "gradio",
+    "vllm": "vllm",
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -102,7 +108,7 @@ def _solve(arguments: argparse.Namespace) -> None:
         for number, row in numbered:
             if not isinstance(row.get("question"), str) or not row["question"].strip():
                 raise BadInput(f"{arguments.file}, line {number}: no text under question; every row needs one.")
-    reasoner = load_reasoner(arguments.model)
+    reasoner = load_reasoner(arguments.model, arguments.backend)
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
             reasoner,
@@ -147,7 +153,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
     ]
     folder = evaluate(
-        load_reasoner(arguments.model),
+        load_reasoner(arguments.model, arguments.backend),
         problems,
         strategies=arguments.strategy,
         budgets=arguments.budgets,
@@ -267,6 +273,7 @@ def _command(commands, name: str, function: Callable, text: str) -> argparse.Arg
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", default="auto", help="what decodes (default: %(default)s)")
     parser.add_argument("--temperature", default=0.6, type=_at_least(0, float), help="0 is greedy (default: 0.6)")
     parser.add_argument("--top-p", default=0.95, type=_at_least(0, float), help="nucleus (default: %(default)s)")
     parser.add_argument("--top-k", default=20, type=_at_least(0, int), help="0 is off (default: %(default)s)")

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, Literal
 
 from efficient_reasoning.errors import BadInput
 
@@ -46,6 +46,7 @@ TOOL_CALLS = (
     "<|tool_call_start|>",
 )
 OPEN, CLOSE, TOOL = "open", "close", "tool"
+Phase = Literal["unbegun", "thinking", "closed", "answering"]
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,12 @@ class ThinkingFormat:
 
         No ids where the completion, or its prompt, is past its thinking; the empty block where nothing was begun.
         """
-        if not self.split(ids, prompt_ids).closed:
-            return self._encode(self._closing_text)
-        begun = self._prompt_tail(prompt_ids) == CLOSE or not all(map(self._blank, self._generated(ids)))
-        return [] if begun else self.empty()
+        phase = self.phases(ids, prompt_ids)[-1]
+        return {"unbegun": self.empty(), "thinking": self.closing()}.get(phase, [])
+
+    def closing(self) -> list[int]:
+        """The ids that end an open block."""
+        return self._encode(self._closing_text)
 
     def empty(self) -> list[int]:
         """The ids of an empty block, which is how "no thinking" is forced (NoThinking, arXiv 2504.09858).
@@ -161,6 +164,71 @@ class ThinkingFormat:
         Where the prompt may have opened the block, `close([], prompt_ids)` does the same.
         """
         return self._encode(self.write("", ""))
+
+    def reopen(self, ids: Sequence[int]) -> list[int]:
+        """The ids before the last close, and the white space in front of it: what thinking can go on from.
+
+        Where the block was empty, its open may share an id with the close ("></"); both are gone then.
+        """
+        ids = self._generated(ids)
+        marks = self._marks(ids)
+        starts = [start for start, _, kind in marks if kind == CLOSE]
+        if not starts:
+            return ids
+        cut = min([start for start, stop, _ in marks if start < starts[-1] < stop], default=starts[-1])
+        return self._trim(ids[:cut], left=False, right=True)
+
+    def phases(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> list[Phase]:
+        """What a completion is at, before its first id and after each one: length of the ids before EOS, plus one.
+
+        "unbegun" while nothing but white space is there, "thinking" in a block, "closed" behind one while only white
+        space has followed, "answering" from the first other id outside of blocks. Padding says as little as white
+        space.
+        """
+        tail = self._prompt_tail(prompt_ids)
+        phase = {OPEN: "thinking", CLOSE: "closed"}.get(tail, "unbegun")
+        ids, phases = self._before_eos(ids), [phase]
+        marks = [mark for mark in self._marks(ids) if mark[2] != TOOL]
+        # A delimiter whose ids all carry text takes none of them (start = stop), and still changes the phase.
+        reached = {stop: {OPEN: "thinking", CLOSE: "closed"}[kind] for _, stop, kind in marks}
+        within = set(chain.from_iterable(range(start, stop) for start, stop, _ in marks))
+        for place, token in enumerate(ids):
+            if place + 1 in reached:
+                phase = reached[place + 1]
+            elif place in within or token == self.pad_id or self._blank(token):
+                pass
+            elif phase != "thinking" or self._kinds.get(token) == TOOL:
+                phase = "answering"
+            phases.append(phase)
+        return phases
+
+    def state(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> tuple[Phase, int]:
+        """The last of the phases, and how many ids of white space have followed a close."""
+        phases = self.phases(ids, prompt_ids)
+        behind = next((place for place, phase in enumerate(reversed(phases)) if phase != "closed"), len(phases))
+        return phases[-1], max(0, behind - 1)
+
+    @property
+    def blank_allowance(self) -> int:
+        """How many ids of white space the format writes behind a close."""
+        return len(self._encode(2 * self.newline))
+
+    @cached_property
+    def blank_ids(self) -> frozenset[int]:
+        """All ids of the vocabulary that are white space, and padding: what is no answer."""
+        tokens = range(len(self.tokenizer))
+        blank = frozenset(token for token in tokens if self._pieces([token]) != [""] and self._blank(token))
+        return blank | ({self.pad_id} - {None})
+
+    @property
+    def tool_ids(self) -> frozenset[int]:
+        """Ids that start a tool call, and close the block they stand in."""
+        return frozenset(token for token, kind in self._kinds.items() if kind == TOOL)
+
+    @property
+    def has_single_ids(self) -> bool:
+        """Whether each delimiter is one id."""
+        return self._pattern is None
 
     def write(self, thinking: str, answer: str) -> str:
         """The text of a whole completion, as training rows hold it.
@@ -203,12 +271,16 @@ class ThinkingFormat:
 
     def _generated(self, ids: Sequence[int]) -> list[int]:
         """The ids before EOS and without padding at the end."""
+        ids = self._before_eos(ids)
+        while ids and ids[-1] == self.pad_id:
+            ids.pop()
+        return ids
+
+    def _before_eos(self, ids: Sequence[int]) -> list[int]:
         ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
         for eos_id in self.eos_ids:
             if eos_id in ids:
                 del ids[ids.index(eos_id) :]
-        while ids and ids[-1] == self.pad_id:
-            ids.pop()
         return ids
 
     def _prompt_tail(self, prompt_ids: Sequence[int]) -> str | None:

@@ -228,9 +228,11 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
             mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file keeps every state of the bar
         ) as bar,
     ):
-        for start in range(0, len(samples), CHUNK_REQUESTS):
-            chunk = samples[start : start + CHUNK_REQUESTS]
-            recalling = reasoner.recalling()
+        # An engine on a server, which may die, asks for fewer.
+        chunk_requests = getattr(reasoner.engine, "chunk_requests", CHUNK_REQUESTS)
+        for start in range(0, len(samples), chunk_requests):
+            chunk = samples[start : start + chunk_requests]
+            recalling = reasoner.recalling() if len(points) > 1 else reasoner
             for strategy, budget in points:
                 pending = [sample for sample in chunk if (strategy, budget, sample[0]["id"], sample[1]) not in done]
                 if not pending:

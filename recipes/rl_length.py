@@ -28,12 +28,11 @@ class LengthRewardArguments(FinetuningArguments):
 
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse(LengthRewardArguments, trainer="trl:GRPOConfig", argv=argv, doc=__doc__)
-    from trl import GRPOTrainer
-
     from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward
+    from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
 
     training.start(arguments, config)
@@ -53,11 +52,11 @@ def main(argv: list[str] | None = None) -> None:
         # TRL renders the prompts; the switch that a template knows has to say what it says in inference.
         config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
     else:
-        rollouts = engine_rollouts(base.thinking, config)
+        rollouts = engine_rollouts(base.thinking, config, compile_step=config.torch_compile)
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
-    trainer = GRPOTrainer(
+    trainer = CorrectedGRPOTrainer(
         model=base.path,
         reward_funcs=reward,
         args=config,

@@ -19,7 +19,6 @@ from efficient_reasoning.answers import (
     code,
     extract_answer,
     gym,
-    judge,
     killable,
     mathematics,
     verify,
@@ -438,7 +437,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_MODEL", "grader")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    monkeypatch.setattr(judge, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("efficient_reasoning.server.RETRY_PAUSES_SECONDS", (0.0, 0.0))
     yield server
     server.http.shutdown()
     server.http.server_close()

@@ -210,7 +210,7 @@ def rooms(monkeypatch):
 
         return record
 
-    room("inference", load_reasoner=lambda model: f"reasoner of {model}", solve_many=solve_many)
+    room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
     room("evaluation", evaluate=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("hub", publish=recorder("publish", Path("to_upload")))
     loaded = {"load_problems": lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"]}
@@ -222,8 +222,9 @@ SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 51
 
 
 def test_solve_a_question(rooms, capsys):
-    cli.main(["solve", "--model", "m", "--strategy", "deer", "--budget-tokens", "64", "--seed", "4", "1 + 1?"])
-    assert rooms["solve"] == ("reasoner of m", {"strategy": "deer", "budget_tokens": 64, **SAMPLING})
+    words = ["solve", "--model", "m", "--strategy", "deer", "--budget-tokens", "64", "--seed", "4", "1 + 1?"]
+    cli.main([*words, "--backend", "openai"])
+    assert rooms["solve"] == ("openai reasoner of m", {"strategy": "deer", "budget_tokens": 64, **SAMPLING})
     shown = capsys.readouterr()
     assert shown.out == "about 1 + 1?\n\n4\n"
     assert "6 tokens: 3 thinking, 1 answer" in shown.err
@@ -268,7 +269,7 @@ def test_evaluate(rooms, capsys, tmp_path):
         "--out", str(tmp_path),
     ])  # fmt: skip
     words, settings = rooms["evaluate"]
-    assert words == ("reasoner of m", ["sums/test/9/3", "gym:chain_sum/test/9/3"])
+    assert words == ("auto reasoner of m", ["sums/test/9/3", "gym:chain_sum/test/9/3"])
     assert settings == SAMPLING | {
         "strategies": ["a", "b"], "budgets": [64, None], "samples_per_problem": 2, "temperature": 0.0, "seed": 3,
         "out": tmp_path,

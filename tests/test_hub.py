@@ -102,7 +102,7 @@ def run(saved_model, tmp_path, monkeypatch) -> Path:
             "truncated": False,
             "forced_close": budget is not None,
             "empty_answer": False,
-            "spend": {"decoded_tokens": 24, "forced_tokens": 0, "seconds": 0.1},
+            "spend": {"decoded_tokens": 24, "forced_tokens": 0, "masked_tokens": 0, "seconds": 0.1},
         }
         for budget in (None, 32)
         for i in range(50)

@@ -75,7 +75,9 @@ def test_metadata(wheel):
     assert {"Name: efficient-reasoning", f"Version: {efficient_reasoning.__version__}"} <= set(lines)
     assert {"Requires-Python: >=3.10", "Requires-Dist: trl<2,>=1.16"} <= set(lines)
     assert [line for line in lines if line.startswith("License") and line.endswith(": Apache-2.0")]
-    assert not [line for line in lines if line.startswith("Requires-Dist: vllm")]
+    assert [line for line in lines if line.startswith("Requires-Dist: vllm")] == [
+        'Requires-Dist: vllm; extra == "vllm"'
+    ]
     assert "efficient-reasoning = efficient_reasoning.cli:main" in scripts
 
 

@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -291,6 +292,108 @@ def test_close_forces_an_answer_once(kind, request):
     assert thinking_format.close([], encode("q<think></think>\n")) == []
     assert thinking_format.close(encode("ab"), encode("q<think>")) == encode("</think>")
     assert thinking_format.close(encode("ab</think>"), encode("q<think>")) == []
+
+
+def at(thinking_format: ThinkingFormat, text: str, prompt: str = "") -> list[tuple[str, int]]:
+    """The phases of a text as (phase, how many positions in a row)."""
+    encode = thinking_format.tokenizer.encode
+    return [(phase, len([*run])) for phase, run in groupby(thinking_format.phases(encode(text), encode(prompt)))]
+
+
+PHASES = {
+    "nothing": ("", "", ["unbegun"]),
+    "white space": ("\n \n", "", ["unbegun"]),
+    "a block": ("\n<think>\nab</think>\n\nc\n", "", ["unbegun", "thinking", "closed", "answering"]),
+    "no block": ("ab c", "", ["unbegun", "answering"]),
+    "the prompt opens": ("ab</think>c", "q<think>\n", ["thinking", "closed", "answering"]),
+    "the prompt opens and closes": ("\nc", "q<think>\n\n</think>\n\n", ["closed", "answering"]),
+    "the user names a delimiter": ("c", "what is <think>?", ["unbegun", "answering"]),
+    "a second block": ("<think>a</think>x<think>b", "", ["unbegun", "thinking", "closed", "answering", "thinking"]),
+    "a second close": ("<think>a</think>x</think>", "", ["unbegun", "thinking", "closed", "answering", "closed"]),
+    "an open in a block": ("<think>a<think>b</think>", "", ["unbegun", "thinking", "closed"]),
+    "behind the end": (f"<think>a{EOS}b</think>c", "", ["unbegun", "thinking"]),
+    "padding": (f"{PAD}<think>a</think>{PAD}{PAD}c", "", ["unbegun", "thinking", "closed", "answering"]),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_phases(kind, name, request):
+    thinking_format = request.getfixturevalue(kind)
+    text, prompt, expected = PHASES[name]
+    phases = thinking_format.phases(thinking_format.tokenizer.encode(text), thinking_format.tokenizer.encode(prompt))
+    assert [phase for phase, _ in groupby(phases)] == expected
+
+
+def test_phases_stand_before_and_behind_every_id(single, multi):
+    text = "<think>ab</think>\n\nc"
+    assert at(single, text) == [("unbegun", 1), ("thinking", 3), ("closed", 2), ("answering", 1)]
+    tokens = multi.tokenizer.tokenize(text)
+    assert tokens == ["<", *"think", ">", "a", "b", "</", *"think", ">ĊĊ", "c"]
+    # A delimiter of several ids changes the phase with its last one.
+    assert at(multi, text) == [("unbegun", 7), ("thinking", 9), ("closed", 1), ("answering", 1)]
+
+
+def test_a_tool_call_ends_thinking_in_every_phase(single):
+    assert at(single, "<think>ab<tool_call>{}") == [("unbegun", 1), ("thinking", 3), ("answering", 3)]
+    assert at(single, "<think>a</think>\n<tool_call>") == [
+        *[("unbegun", 1), ("thinking", 2), ("closed", 2), ("answering", 1)]
+    ]
+    assert at(single, "<tool_call>") == [("unbegun", 1), ("answering", 1)]
+    assert single.tool_ids == {single.tokenizer.convert_tokens_to_ids("<tool_call>")}
+
+
+def test_ids_that_hold_a_delimiter_and_text_change_the_phase(multi):
+    assert multi.tokenizer.tokenize("</think>Yes")[-3:] == [">Y", "e", "s"]
+    # ">Y" is text behind the close, so the ids before it have closed the block.
+    assert at(multi, "<think>a</think>Yes")[-2:] == [("closed", 1), ("answering", 3)]
+    tokenizer = character_tokenizer((), merges=(("a", ">"), ("a>", ">")))
+    swallowed = ThinkingFormat.from_tokenizer(tokenizer, "<<", ">>")
+    assert at(swallowed, "<<a>>") == [("unbegun", 2), ("thinking", 1), ("closed", 1)]
+    assert swallowed.close(tokenizer.encode("<<a>>")) == []
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_phases_agree_with_split(kind, request):
+    thinking_format = request.getfixturevalue(kind)
+    encode = thinking_format.tokenizer.encode
+    draw = random.Random(1)
+    texts = ["<think>", "</think>", "\n\n", " ", "a.", "Yes", "<", ">", "</", "a</think>", "</think>Y", EOS]
+    snippets = [*map(encode, texts)]
+    for _ in range(2000):
+        ids = [token for _ in range(draw.randrange(9)) for token in draw.choice([*snippets, [draw.randrange(256)]])]
+        prompt_ids = draw.choice(snippets)
+        split, phases = thinking_format.split(ids, prompt_ids), thinking_format.phases(ids, prompt_ids)
+        assert len(phases) == (ids.index(encode(EOS)[0]) if encode(EOS)[0] in ids else len(ids)) + 1
+        assert (phases[-1] != "thinking") == split.closed
+        said = thinking_format.tokenizer.decode(split.answer_ids).strip()
+        assert not said or phases[-1] == "answering"
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_reopen_takes_the_last_close_back(kind, request):
+    thinking_format = request.getfixturevalue(kind)
+    encode, decode = thinking_format.tokenizer.encode, thinking_format.tokenizer.decode
+    for text, before in [
+        ("<think>ab</think>", "<think>ab"),
+        ("<think>ab\n\n</think>\n\n", "<think>ab"),
+        ("<think>a</think>x<think>b </think>c", "<think>a</think>x<think>b"),
+        ("ab</think>", "ab"),
+        ("<think>ab", "<think>ab"),
+    ]:
+        assert decode(thinking_format.reopen(encode(text))).strip() == before, text
+    # Here "></" is one id, and ids are never cut.
+    assert decode(thinking_format.reopen(encode("<think></think>"))) == ("<think>" if kind == "single" else "")
+
+
+def test_what_is_blank(single, multi):
+    assert single.blank_allowance == multi.blank_allowance == 0
+    lines = ThinkingFormat.from_tokenizer(character_tokenizer(template=CHATML))
+    assert lines.newline == "\n" and lines.blank_allowance == 1  # "\n\n" is one id
+    assert ThinkingFormat.from_tokenizer(character_tokenizer(merges=(), template=CHATML)).blank_allowance == 2
+    tokens = single.tokenizer.convert_ids_to_tokens(sorted(single.blank_ids))
+    assert {"Ċ", "ĊĊ", "Ġ", "ĉ", PAD} <= {*tokens} and not {"a", "<", "</think>", EOS} & {*tokens}
+    assert single.has_single_ids and not multi.has_single_ids
 
 
 def test_equal_formats_are_equal_and_survive_a_pickle(single):

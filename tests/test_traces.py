@@ -75,6 +75,8 @@ def traces(folder):
 class Scripted:
     """An engine that always decodes the same ids."""
 
+    capabilities = frozenset()
+
     def __init__(self, ids: list[int], finished: bool):
         self.ids, self.finished = ids, finished
 
@@ -191,9 +193,11 @@ def test_the_longest_budget_decodes_and_the_others_recall(reasoner, problems, tm
             alone[budget, trace["id"], trace["sample_index"]] = trace["completion_ids"]
     asked = []
     generate = reasoner.engine.generate
-    counting = dataclasses.replace(
-        reasoner, engine=SimpleNamespace(generate=lambda requests: asked.extend(requests) or generate(requests))
+    engine = SimpleNamespace(
+        generate=lambda requests: asked.extend(requests) or generate(requests),
+        capabilities=reasoner.engine.capabilities,
     )
+    counting = dataclasses.replace(reasoner, engine=engine)
     (tmp_path / "all").mkdir()
     together = sampled(counting, problems, tmp_path / "all", budgets=[60, None, 90])
     keys = [(trace["budget_tokens"], trace["id"], trace["sample_index"]) for trace in together]

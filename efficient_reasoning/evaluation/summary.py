@@ -43,6 +43,11 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
         difficulty, family = sample.get("difficulty"), (sample.get("metadata") or {}).get("family")
         # Thrown-away probes and EOS included; the response alone is `total_tokens`.
         numbers["spent_tokens"] = sample["spend"]["decoded_tokens"] + sample["spend"]["forced_tokens"]
+        # The thinking was closed by force, and what should have been the answer went on until it was cut off.
+        numbers["kept_reasoning"] = sample["forced_close"] and sample["truncated"]
+        numbers["within_budget"] = (
+            sample["budget_tokens"] is None or numbers["spent_tokens"] <= sample["budget_tokens"]
+        )
         # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
         numbers["difficulty"] = difficulty if type(difficulty) in (int, float) else None
         numbers["task"] = family if isinstance(family, str) else sample["task"]
@@ -78,8 +83,11 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
         "spent_tokens": _interval(samples, "spent_tokens"),
         "truncated_share": _mean(sample["truncated"] for sample in samples),
         "forced_close_share": _mean(sample["forced_close"] for sample in samples),
+        "kept_reasoning_share": _mean(sample["kept_reasoning"] for sample in samples),
         "empty_answer_share": _mean(sample["empty_answer"] for sample in samples),
+        "within_budget_share": _mean(sample["within_budget"] for sample in samples),
         "decoded_tokens": sum(sample["spend"]["decoded_tokens"] for sample in samples),
+        "masked_tokens": sum(sample["spend"]["masked_tokens"] for sample in samples),
         "seconds": sum(sample["spend"]["seconds"] for sample in samples),
         "by_task": _groups(samples, "task", [sample["task"] for sample in samples]),
         "by_difficulty": _groups(samples, "difficulty", [sample["difficulty"] for sample in samples]),

@@ -2,7 +2,8 @@
 
 from efficient_reasoning.inference.engine import Completion, Engine, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.solve import Reasoner, Solution, check_request, load_reasoner, solve, solve_many
+from efficient_reasoning.inference.reasoner import Reasoner, load_reasoner
+from efficient_reasoning.inference.solve import Solution, check_request, solve, solve_many
 from efficient_reasoning.inference.strategy import Assignment, Response, Strategy, get_strategy
 
 __all__ = [

@@ -12,9 +12,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference.engine import Sampling
+from efficient_reasoning.inference.budget_forcing import finish
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.strategy import Assignment, Response, Steps, answer_reserve
+from efficient_reasoning.inference.strategy import Assignment, Response, Steps, think_limit
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,7 @@ class Dynasor:
         Raises:
             BadInput: the budget is not larger than its reserve for the answer.
         """
-        response = Response()
-        # A chain without a budget keeps no reserve: it thinks to its end, as without probes.
-        budgeted = assignment.budget_tokens is not None
-        think_tokens = assignment.limit_tokens - (answer_reserve(assignment) if budgeted else 0)
+        response, think_tokens = Response(), think_limit(assignment)
         last_answer, equal = None, 0
         while (room_tokens := think_tokens - response.spend.tokens) > 0:
             [completion] = yield [assignment.request(response.ids, min(self.interval_tokens, room_tokens))]
@@ -55,8 +52,7 @@ class Dynasor:
                 break
             if think_tokens - response.spend.tokens <= len(close) + self.probe_tokens:
                 continue  # no room for a probe: the rest is for thinking
-            request = assignment.request([*response.ids, *close], self.probe_tokens)
-            [probe] = yield [dataclasses.replace(request, sampling=Sampling(temperature=0))]
+            [probe] = yield [assignment.probe([*response.ids, *close], self.probe_tokens)]
             response.spend += probe.spend + Ledger(forced_tokens=len(close))
             answer = probe.ids if probe.finished else None
             equal = equal + 1 if answer is not None and answer == last_answer else 1
@@ -65,11 +61,5 @@ class Dynasor:
                 response.ids += [*close, *probe.ids]
                 response.finished = response.forced_close = True
                 return response
-        rest_tokens = assignment.limit_tokens - response.spend.tokens
-        if not response.finished and rest_tokens > 0:
-            close = assignment.thinking.close(response.ids, assignment.prompt_ids) if budgeted else []
-            response.force(close)
-            response.forced_close = bool(close)
-            [completion] = yield [assignment.request(response.ids, rest_tokens - len(close))]
-            response.append(completion)
+        yield from finish(assignment, response, think_tokens)
         return response

@@ -1,17 +1,29 @@
 """The interface between strategies and whatever runs the model: requests in, completions out.
 
-A request owns its randomness (`seed`) and its sampling settings: what it gets does not depend on which other requests
-share its batch, so evaluations can be cut, resumed and reordered.
+1. A request owns its randomness and its sampling settings: what it gets does not depend on which other requests share
+   its batch, so evaluations can be cut, resumed and reordered.
+2. A response has one random number a position. Who continues it names the position (`offset`), and draws what one
+   uncut request would have drawn.
+3. Engines differ in what they can do; each says so (`capabilities`), and `solve` checks before it starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What some engines cannot do. All can stop at ids and strings, and forbid first tokens.
+LOGPROBS, LOGIT_BIAS, SCORE, IN_LOOP = "logprobs", "logit_bias", "score", "in_loop"
 
 
 @dataclass(frozen=True)
@@ -38,20 +50,53 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ForcedClose:
+    """Close the thinking when a request has come to so many tokens, and let nothing end without an answer.
+
+    The end token is forbidden until a token of the answer has been decoded, and so is white space behind a close
+    beyond what the format writes there (`ThinkingFormat.blank_allowance`). Behind the last close there are no more
+    delimiters. Forced tokens count in `max_new_tokens`.
+
+    Attributes:
+        after_tokens: new tokens after which thinking that is not over is closed; `max_new_tokens` only guards the end.
+        thinking: the model's delimiters.
+    """
+
+    after_tokens: int
+    thinking: ThinkingFormat
+
+
+@dataclass(frozen=True)
 class Request:
-    """One continuation to decode.
+    """A continuation to decode, `n` times.
 
     Attributes:
         prompt_ids: everything the model has read so far, forced tokens and an earlier completion included.
         max_new_tokens: at least 1.
         sampling: how tokens are drawn.
-        seed: of this request alone.
+        seed: of the first sample; the next ones have the next numbers.
+        offset: position in the response at which this request begins.
+        n: samples.
+        stop_ids: tokens that end the completion, beside EOS; they stay in it.
+        stop_strings: texts that end it once they are spelled; the token that completes one stays.
+        logprobs: whether the completion brings log-probabilities.
+        logit_bias: added to logits, by token id. Needs LOGIT_BIAS.
+        forbidden_first_ids: tokens that the first new one must not be.
+        forced_close: a bound on the thinking. Engines without IN_LOOP get such requests in parts (`two_pass`).
     """
 
     prompt_ids: Sequence[int]
     max_new_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+    offset: int = 0
+    n: int = 1
+    stop_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    logprobs: bool = False
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    forbidden_first_ids: frozenset[int] = frozenset()
+    forced_close: ForcedClose | None = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +104,65 @@ class Completion:
     """What an engine decoded.
 
     Attributes:
-        ids: decoded token ids, EOS included.
-        finished: ended by EOS, not by `max_new_tokens`.
+        ids: decoded and forced token ids, EOS included.
+        finished: ended by EOS.
         spend: what this request cost.
+        stopped: ended by a stop id or string.
+        was_closed: the thinking was closed by force.
+        logprobs: of each id under the model at the request's temperature (1 for greedy), nothing cut off by top_p or
+            top_k; None where they were not asked for.
     """
 
     ids: list[int]
     finished: bool
     spend: Ledger
+    stopped: bool = False
+    was_closed: bool = False
+    logprobs: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities, at temperature 1, of a given continuation's tokens."""
+
+    logprobs: list[float]
+    spend: Ledger
 
 
 class Engine(Protocol):
-    """Anything that decodes batches of requests."""
+    """Anything that decodes batches of requests.
+
+    Attributes:
+        capabilities: those of LOGPROBS, LOGIT_BIAS, SCORE and IN_LOOP that it has.
+    """
+
+    capabilities: frozenset[str]
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """Decode all requests, in their order."""
+        """Decode all requests: the samples of the first, then those of the second, and so on."""
         ...
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE."""
+        ...
+
+
+def single_samples(requests: Sequence[Request]) -> list[Request]:
+    """The requests with each of their samples as a request of its own."""
+    return [
+        request if request.n == 1 else dataclasses.replace(request, n=1, seed=request.seed + sample)
+        for request in requests
+        for sample in range(request.n)
+    ]
+
+
+def stop_place(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_strings: Sequence[str]) -> int | None:
+    """How many of the ids it takes to spell one of the strings; None where they spell none of them."""
+
+    def spells(count: int) -> bool:
+        text = tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return any(string in text for string in stop_strings)
+
+    if not stop_strings or not spells(len(ids)):
+        return None
+    return bisect_left(range(len(ids)), True, key=spells)

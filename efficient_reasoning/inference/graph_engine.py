@@ -1,11 +1,14 @@
 """Decoding with fixed shapes: a step is captured in a CUDA graph once, and rows are refilled from the queue.
 
-1. The step, from token to next token, sampling included, lives on the device (`SlotCache`, `SamplingTable`); on CUDA
-   it is captured and replayed, which takes Python and launches out of the loop. On a CPU it runs as it is.
-2. The host looks at what has finished only every few steps, and only after it has launched the next ones, so the
-   device never waits for it. A finished row stays as it is until it is refilled.
-3. A prompt is prefilled once for all of its samples.
-4. Requests own their random numbers: which row or batch one gets into does not change its tokens.
+1. The step, from token to next token, sampling and forced closes included, lives on the device (`SlotCache`,
+   `SamplingTable`, `CloseTable`); on CUDA it is captured and replayed, which takes Python and launches out of the
+   loop.
+2. On CUDA the host looks at what has finished only every few steps, and only after it has launched the next ones, so
+   the device never waits for it. A finished row stays as it is until it is refilled.
+3. On a CPU the same step runs as it is. Nothing is captured, so it looks at once, reads only the columns in use, and
+   lets rows go when the queue is empty.
+4. A prompt is prefilled once for all of its samples.
+5. Requests own their random numbers: which row or batch one gets into does not change its tokens.
 
 Greedy tokens equal `model.generate`, which a test holds.
 
@@ -16,24 +19,37 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 
-from efficient_reasoning.inference import step_attention
-from efficient_reasoning.inference.engine import Completion, Request
+from efficient_reasoning.inference import scoring, step_attention
+from efficient_reasoning.inference.closing import CloseTable
+from efficient_reasoning.inference.engine import (
+    IN_LOOP,
+    LOGIT_BIAS,
+    LOGPROBS,
+    SCORE,
+    Completion,
+    Request,
+    Score,
+    single_samples,
+    stop_place,
+)
+from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.memory import column_bytes, rows_that_fit, send
+from efficient_reasoning.inference.memory import column_bytes, peak_bytes, rows_that_fit, send
 from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 from efficient_reasoning.inference.slots import Layers, SlotCache
+from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
@@ -47,16 +63,23 @@ class GraphEngine:
         model: in eval mode; its attention implementation is replaced.
         eos_ids: token ids that end a completion.
         pad_id: fills the left of shorter prompts; never attended to.
+        tokenizer: spells completions, for requests with stop strings.
         rows: R, decoded together; fewer where their caches would fill more than half of the free memory.
-        stride: steps between two looks at what has finished.
-        compile_step: let torch.compile fuse the step before it is captured, which takes a minute once.
+        stride: on CUDA, steps between two looks at what has finished.
+        compile_step: on CUDA, let torch.compile fuse the step before it is captured, which takes half a minute once.
+
+    Attributes:
+        spent: the sum of what all completions and scores have been charged.
     """
+
+    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE, IN_LOOP})
 
     def __init__(
         self,
         model: PreTrainedModel,
         eos_ids: frozenset[int],
         pad_id: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         rows: int = 512,
         stride: int = 4,
         compile_step: bool = False,
@@ -65,35 +88,45 @@ class GraphEngine:
         self.model = model
         self.eos_ids = eos_ids
         self.pad_id = pad_id
+        self.tokenizer = tokenizer
         self.rows = rows
         self.stride = stride
         self.compile_step = compile_step
+        self.spent = Ledger()
         self._loop: _Loop | None = None
 
     @staticmethod
-    def can_decode(model: PreTrainedModel) -> bool:
+    def can_decode(config: PretrainedConfig) -> bool:
         """Whether all layers keep keys and values, and attend to them without more ado."""
-        config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        softcap = getattr(config, "attn_logit_softcapping", None)
+        text = config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        softcap = getattr(text, "attn_logit_softcapping", None)
         plain = kinds <= {"full_attention", "sliding_attention"} and softcap is None and config.model_type != "gpt_oss"
-        return plain and model._supports_attention_backend and not model._is_stateful
+        model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        return plain and model is not None and model._supports_attention_backend and not model._is_stateful
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        requests = single_samples(requests)
         completions: dict[int, Completion] = {}
         for candidates, group in sampling_groups(requests):
             # Requests of one prompt stand together, so that its keys and values need not be kept for long.
             order = sorted(group, key=lambda index: (len(requests[index].prompt_ids), requests[index].prompt_ids))
-            loop = self._loop_for([requests[index] for index in order], candidates)
+            batch = [requests[index] for index in order]
+            loop = self._loop_for(batch, candidates)
             began = time.perf_counter()
-            decoded = loop.run([requests[index] for index in order])
-            executed = sum(spend.computed_prompt_tokens + spend.decoded_tokens for _, spend in decoded)
+            decoded = loop.run(batch)
+            executed = sum(row.spend.computed_prompt_tokens + len(row.ids) for row in decoded)
             seconds_per_token = (time.perf_counter() - began) / executed
-            for index, (ids, spend) in zip(order, decoded, strict=True):
-                spend.seconds = seconds_per_token * (spend.computed_prompt_tokens + spend.decoded_tokens)
-                completions[index] = Completion(ids, ids[-1] in self.eos_ids, spend)
+            for index, row in zip(order, decoded, strict=True):
+                completions[index] = self._completion(requests[index], row, seconds_per_token)
+                self.spent += completions[index].spend
         return [completions[index] for index in range(len(requests))]
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        scores = scoring.score(self.model, self.pad_id, pairs, self._flops)
+        self.spent = sum((one.spend for one in scores), self.spent)
+        return scores
 
     @torch.no_grad()
     def refresh(self, model: torch.nn.Module) -> None:
@@ -101,29 +134,145 @@ class GraphEngine:
         for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
             own.copy_(new)
 
+    def _completion(self, request: Request, row: _Decoded, seconds_per_token: float) -> Completion:
+        spend, ids = row.spend, row.ids
+        computed = spend.computed_prompt_tokens
+        spend.decoded_tokens = len(ids) - spend.forced_tokens
+        spend.seconds = seconds_per_token * (computed + len(ids))
+        spend.flops = self._flops.of_prompt(len(request.prompt_ids), computed)
+        spend.flops += self._flops.of_new(len(request.prompt_ids), len(ids))
+        spend.peak_memory_bytes = peak_bytes(self.model.device)
+        finished = ids[-1] in self.eos_ids
+        return Completion(
+            ids,
+            finished,
+            spend,
+            stopped=not finished and (row.spells_stop or ids[-1] in request.stop_ids),
+            was_closed=spend.forced_tokens > 0,
+            logprobs=row.logprobs if request.logprobs else None,
+        )
+
     def _loop_for(self, requests: Sequence[Request], candidates: int | None) -> _Loop:
         """The loop of last time where it fits, which spares capturing another."""
         rows = min(self.rows, 1 << (len(requests) - 1).bit_length())
+        step = _Step.of(requests, candidates)
         prompt_tokens = max(len(request.prompt_ids) for request in requests)
         new_tokens = max(request.max_new_tokens for request in requests)
-        if self._loop is None or not self._loop.fits(candidates, rows, prompt_tokens, new_tokens):
+        if self._loop is None or not self._loop.fits(step, rows, prompt_tokens, new_tokens):
             self._loop = None  # frees its memory before the next one takes its own
             columns = prompt_tokens + new_tokens + 3 * self.stride + _COLUMNS_APART
             held = min(rows, rows_that_fit(self.column_bytes, columns, self.model.device))
-            self._loop = _Loop(self, candidates, rows, held, columns, prompt_tokens, new_tokens)
+            self._loop = _Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)
         return self._loop
 
     @cached_property
     def column_bytes(self) -> int:
         return column_bytes(self.model)
 
+    @cached_property
+    def _flops(self) -> DecodingFlops:
+        return DecodingFlops.of(self.model)
+
+
+@dataclass
+class _Decoded:
+    """What became of a request."""
+
+    spend: Ledger
+    ids: list[int]
+    logprobs: list[float] | None = None
+    spells_stop: bool = False
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a step does, which is fixed when it is captured.
+
+    Attributes:
+        candidates: of `SamplingTable.draw`.
+        stops: most stop ids of a request.
+        biased_ids: tokens whose logits some request changes.
+        logprobs: whether log-probabilities are kept.
+        thinking: delimiters of forced closes; None where no request has one.
+    """
+
+    candidates: int | None
+    stops: int
+    biased_ids: tuple[int, ...]
+    logprobs: bool
+    thinking: ThinkingFormat | None
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], candidates: int | None) -> _Step:
+        closes = (request.forced_close for request in requests)
+        return cls(
+            candidates,
+            max(len(request.stop_ids) for request in requests),
+            tuple(sorted({token for request in requests for token in request.logit_bias})),
+            any(request.logprobs for request in requests),
+            next((close.thinking for close in closes if close is not None), None),
+        )
+
+
+class _Rows:
+    """The state of R rows on the device.
+
+    Args:
+        step: which of it is needed.
+        rows: R.
+        new_tokens: U.
+        vocabulary: V.
+        device: of the model.
+    """
+
+    def __init__(self, step: _Step, rows: int, new_tokens: int, vocabulary: int, device: torch.device):
+        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> torch.Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype, device=device)
+
+        self.tokens, self.counts = zeros(), zeros()  # the last of each row, and how many are new
+        self.limits = zeros() + 1
+        self.done = zeros(dtype=torch.bool) | True
+        self.uniform = zeros(new_tokens + 1, dtype=torch.float)
+        self.out = zeros(new_tokens + 1, dtype=torch.int32)  # the last column is for nobody
+        self.logprobs = zeros(new_tokens + 1, dtype=torch.float) if step.logprobs else None
+        self.masked = zeros()  # first tokens whose best candidate was forbidden
+        self.stops = zeros(step.stops) - 1
+        self.bias = zeros(len(step.biased_ids), dtype=torch.float)
+        self.sampling = SamplingTable(rows, device)
+        self.closes = CloseTable(rows, step.thinking, vocabulary, device) if step.thinking else None
+
+    def first(self, count: int) -> _Rows:
+        """The first rows, in the same memory."""
+        return self._map(lambda states: states[:count], slice(count))
+
+    def keep(self, index: torch.Tensor) -> _Rows:
+        """These rows alone."""
+        return self._map(lambda states: states[index], index)
+
+    def put(self, index: torch.Tensor, rows: _Rows) -> None:
+        """Take over what `keep(index)` has become."""
+        for name, states in vars(rows).items():
+            if isinstance(states, torch.Tensor):
+                getattr(self, name)[index] = states
+        if self.closes is not None:
+            self.closes.put(index, rows.closes)
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor], rows: slice | torch.Tensor) -> _Rows:
+        view = object.__new__(_Rows)
+        for name, states in vars(self).items():
+            if isinstance(states, torch.Tensor):
+                setattr(view, name, change(states))
+            else:
+                setattr(view, name, states and states.of_rows(rows))
+        return view
+
 
 class _Loop:
-    """The state of R rows on the device, and the step that advances it.
+    """R rows, and the step that advances them.
 
     Args:
         engine: whose model decodes.
-        candidates: of `SamplingTable.draw`.
+        step: what a step does.
         wanted_rows: that were asked for.
         rows: R, as many of them as memory holds.
         columns: C of the cache.
@@ -133,7 +282,7 @@ class _Loop:
     def __init__(
         self,
         engine: GraphEngine,
-        candidates: int | None,
+        step: _Step,
         wanted_rows: int,
         rows: int,
         columns: int,
@@ -141,27 +290,24 @@ class _Loop:
         new_tokens: int,
     ):
         device = engine.model.device
-        self.engine, self.candidates, self.rows = engine, candidates, rows
+        self.engine, self.does, self.rows = engine, step, rows
         self.wanted_rows, self.columns = wanted_rows, columns
         self.prompt_tokens, self.new_tokens = prompt_tokens, new_tokens
-        self.on_gpu = device.type == "cuda"
-        self.tokens = torch.zeros(rows, dtype=torch.long, device=device)
-        self.counts = torch.zeros(rows, dtype=torch.long, device=device)  # new tokens of each row
-        self.limits = torch.ones(rows, dtype=torch.long, device=device)
-        self.done = torch.ones(rows, dtype=torch.bool, device=device)
-        self.uniform = torch.zeros(rows, new_tokens + 1, device=device)
-        self.out = torch.zeros(rows, new_tokens + 1, dtype=torch.int32, device=device)  # the last column is for nobody
+        self.device, self.on_gpu = device, device.type == "cuda"
+        vocabulary = engine.model.config.get_text_config().vocab_size
+        self.all_rows = self.live = _Rows(step, rows, new_tokens, vocabulary, device)
         self.eos = torch.tensor(sorted(engine.eos_ids), device=device)
+        self.biased = torch.tensor(step.biased_ids, dtype=torch.long, device=device)
         self.no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
-        self.table = SamplingTable(rows, device)
         self.cache: SlotCache | None = None
         self.kept: _Prompts | None = None
-        self.advance = torch.compile(self._step, dynamic=False) if engine.compile_step else self._step
+        compiles = engine.compile_step and self.on_gpu
+        self.advance = torch.compile(self._step, dynamic=False) if compiles else self._step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.readers: dict[tuple[int, int], _CapturedReader] = {}
 
-    def fits(self, candidates: int | None, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
-        same_kind = (candidates, rows) == (self.candidates, self.wanted_rows)
+    def fits(self, step: _Step, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
+        same_kind = (step, rows) == (self.does, self.wanted_rows)
         return same_kind and prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens
 
     # ---- the step, on the device ----
@@ -174,27 +320,44 @@ class _Loop:
         self.cache.stepped()
 
     def _step(self) -> None:
-        cache = self.cache
-        cache.lengths.copy_(torch.where(self.done, 1, cache.lengths + 1))
+        rows, cache = self.live, self.cache
+        lengths = cache.lengths[: len(rows.done)]
+        lengths.copy_(torch.where(rows.done, 1, lengths + 1))
         logits = self.engine.model.forward(
-            input_ids=self.tokens[:, None],
+            input_ids=rows.tokens[:, None],
             attention_mask=self.no_mask,
-            position_ids=cache.lengths[:, None] - 1,
+            position_ids=lengths[:, None] - 1,
             past_key_values=cache,
             use_cache=True,
             slots=cache,
         ).logits[:, -1]  # (R, V)
-        uniform = self.uniform.gather(1, self.counts[:, None])[:, 0]
-        drawn = self.table.draw(logits, uniform, self.candidates)
-        self.tokens.copy_(torch.where(self.done, self.tokens, drawn))
-        place = torch.where(self.done, self.new_tokens, self.counts)
-        self.out.scatter_(1, place[:, None], self.tokens[:, None].int())
-        self.counts.add_(~self.done)
-        self.done.logical_or_(self._ends(self.tokens) | (self.counts >= self.limits))
+        drawn = self._draw(rows, logits, rows.uniform.gather(1, rows.counts[:, None])[:, 0])
+        rows.tokens.copy_(torch.where(rows.done, rows.tokens, drawn))
+        place = torch.where(rows.done, self.new_tokens, rows.counts)
+        self._write(rows, logits, place)
+        rows.counts.add_(~rows.done)
+        rows.done.logical_or_(self._ends(rows))
         cache.column.add_(1)
 
-    def _ends(self, tokens: torch.Tensor) -> torch.Tensor:
-        return (tokens[:, None] == self.eos).any(1)  # torch.isin cannot be captured
+    def _draw(self, rows: _Rows, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """The tokens (R,) that follow; logits (R, V), uniform (R,)."""
+        if self.does.biased_ids:
+            logits = logits.float().index_add(1, self.biased, rows.bias)
+        if rows.closes is None:
+            return rows.sampling.draw(logits, uniform, self.does.candidates)
+        allowed = rows.closes.forbid(logits, rows.counts)
+        return rows.closes.follow(rows.sampling.draw(allowed, uniform, self.does.candidates), rows.counts)
+
+    @staticmethod
+    def _write(rows: _Rows, logits: torch.Tensor, place: torch.Tensor) -> None:
+        rows.out.scatter_(1, place[:, None], rows.tokens[:, None].int())
+        if rows.logprobs is not None:
+            rows.logprobs.scatter_(1, place[:, None], rows.sampling.logprobs(logits, rows.tokens)[:, None])
+
+    def _ends(self, rows: _Rows) -> torch.Tensor:
+        # torch.isin cannot be captured.
+        ended = (rows.tokens[:, None] == self.eos).any(1) | (rows.counts >= rows.limits)
+        return ended | (rows.tokens[:, None] == rows.stops).any(1)
 
     def _capture(self) -> None:
         """Capture a step while all rows are idle; replays see whatever the tensors hold by then."""
@@ -203,16 +366,19 @@ class _Loop:
 
     # ---- the queue, on the host ----
 
-    def run(self, requests: Sequence[Request]) -> list[tuple[list[int], Ledger]]:
-        """Token ids and spend of each request."""
+    def run(self, requests: Sequence[Request]) -> list[_Decoded]:
+        """What becomes of each request."""
         # A run that was interrupted may have left rows running, and a prompt that was read with older weights.
-        self.done.fill_(True)
+        self.live = self.all_rows
+        self.live.done.fill_(True)
         self.kept = None
+        if self.cache is not None:
+            self.cache.clear()
         waiting = deque(range(len(requests)))
         idle = list(range(self.rows))
         self.occupied: dict[int, int] = {}  # request of each occupied row
-        since: dict[int, int] = {}  # round in which it came
-        decoded: dict[int, tuple[list[int], Ledger]] = {}
+        since: dict[int, int] = {}  # round in which each request came
+        decoded: dict[int, _Decoded] = {}
         refill = max(1, self.rows // 16)
         looked, this_round = None, 0
         while waiting or self.occupied:
@@ -220,24 +386,39 @@ class _Loop:
                 came = {idle.pop(): waiting.popleft() for _ in range(min(len(idle), len(waiting)))}
                 following = requests[waiting[0]] if waiting else None
                 for row, spend in self._admit({row: requests[index] for row, index in came.items()}, following):
-                    decoded[came[row]] = ([], spend)
+                    decoded[came[row]] = _Decoded(spend, [])
                 self.occupied |= came
-                since |= dict.fromkeys(came, this_round)
-            for _ in range(self.engine.stride):
-                self.cache.make_room(0, self.occupied)
+                since |= dict.fromkeys(came.values(), this_round)
+            for _ in range(self.engine.stride if self.on_gpu else 1):
+                self.cache.make_room()
                 self.step()
             look, looked = looked, _Look(self)
             this_round += 1
+            if not self.on_gpu:
+                look = looked  # there is nothing to overlap
             if look is None:
                 continue
-            candidates = [row for row in self.occupied if since[row] < this_round - 1]
-            for row, ids in look.finished(candidates):
+            watched = {row: requests[i] for row, i in self.occupied.items() if since[i] < this_round - self.on_gpu}
+            for row in look.ended(watched):
                 index = self.occupied.pop(row)
+                self.cache.release(row)
                 idle.append(row)
-                spend = decoded[index][1]
-                spend.decoded_tokens = len(ids)
-                decoded[index] = (ids, spend)
+                look.fill(row, requests[index], decoded[index])
+                if decoded[index].spells_stop:
+                    self.live.done[row] = True
+            if not self.on_gpu and not waiting:
+                self._let_go()
         return [decoded[index] for index in range(len(requests))]
+
+    def _let_go(self) -> None:
+        """Give up idle rows once they are a quarter of those that step."""
+        if 4 * len(self.occupied) > 3 * len(self.live.done) or not self.occupied:
+            return
+        keep = sorted(self.occupied)
+        index = torch.tensor(keep, device=self.device)
+        self.live = self.live.keep(index)
+        self.cache.keep(keep, index)
+        self.occupied = {row: self.occupied[old] for row, old in enumerate(keep)}
 
     def _admit(self, came: dict[int, Request], following: Request | None) -> Iterator[tuple[int, Ledger]]:
         """Put requests into idle rows, their first token drawn; each row with its spend so far.
@@ -273,7 +454,7 @@ class _Loop:
         for n, prompt in enumerate(prompts):
             padded[n, width - len(prompt) :] = prompt
             lengths[n] = len(prompt)
-        ids, lengths = (send(torch.from_numpy(array), self.tokens.device) for array in (padded, lengths))
+        ids, lengths = (send(torch.from_numpy(array), self.device) for array in (padded, lengths))
         read = self._read
         if self.on_gpu:
             if (count, width) not in self.readers:
@@ -300,27 +481,43 @@ class _Loop:
         """Give the rows of the batch's prompts what was prefilled, and keep the prompt that is wanted again."""
         came = {row: request for prompt in batch.number for row, request in of_prompt.get(prompt, {}).items()}
         requests, rows = list(came.values()), list(came)
-        device = self.tokens.device
+        device = self.device
         if wanted in batch.number:
             self.kept = batch.only(wanted)
         if self.cache is None:
             self.cache = SlotCache(batch.layers, self.rows, self.columns)
             if self.on_gpu:
                 self._capture()
-        self.cache.make_room(batch.layers[0][0].shape[2], self.occupied)
+        self.cache.make_room(batch.layers[0][0].shape[2])
         index = send(torch.tensor(rows), device)
         sources = send(torch.tensor([batch.number[tuple(request.prompt_ids)] for request in requests]), device)
         self.cache.place(rows, index, batch.layers, sources, batch.lengths[sources])
-        self.table.set(index, requests)
-        uniform = send(torch.stack([uniforms(request.seed, self.uniform.shape[1]) for request in requests]), device)
-        first = self.table.of_rows(index).draw(batch.logits[sources], uniform[:, 0], self.candidates)
-        limits = send(torch.tensor([request.max_new_tokens for request in requests]), device)
-        self.uniform[index] = uniform
-        self.limits[index] = limits
-        self.tokens[index] = first
-        self.out[index, 0] = first.int()
-        self.counts[index] = 1
-        self.done[index] = self._ends(first) | (limits <= 1)
+        self._begin(index, requests, batch.logits[sources])
+
+    def _begin(self, index: torch.Tensor, requests: Sequence[Request], logits: torch.Tensor) -> None:
+        """Give rows (their indices) new requests, and draw their first tokens from the logits (rows, V)."""
+        rows, device = self.live, self.device
+        of_request = [uniforms(request.seed, rows.uniform.shape[1], request.offset) for request in requests]
+        rows.uniform[index] = send(torch.stack(of_request), device)
+        rows.limits[index] = send(torch.tensor([request.max_new_tokens for request in requests]), device)
+        if self.does.stops:
+            stops = [[*request.stop_ids, *[-1] * self.does.stops][: self.does.stops] for request in requests]
+            rows.stops[index] = send(torch.tensor(stops), device)
+        if self.does.biased_ids:
+            bias = [[request.logit_bias.get(token, 0.0) for token in self.does.biased_ids] for request in requests]
+            rows.bias[index] = send(torch.tensor(bias), device)
+        rows.sampling.set(index, requests)
+        rows.counts[index] = 0
+        if rows.closes is not None:
+            rows.closes.set(index, requests)
+        began = rows.keep(index)
+        allowed, took_best = _forbid(logits, requests)
+        began.masked = took_best.long()
+        began.tokens = self._draw(began, allowed, began.uniform[:, 0])
+        self._write(began, logits, began.counts)
+        began.counts += 1
+        began.done = self._ends(began)
+        rows.put(index, began)
 
 
 def _captured(function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, object]:
@@ -377,23 +574,55 @@ class _Look:
     """What the rows had come to when it was made; it waits for the device only when it is asked."""
 
     def __init__(self, loop: _Loop):
-        self.state = [self._copy(states, loop.on_gpu) for states in (loop.done, loop.counts, loop.out)]
+        rows = loop.live
+        self.tokenizer = loop.engine.tokenizer
+        states = {"done": rows.done, "counts": rows.counts, "out": rows.out, "masked": rows.masked}
+        if rows.closes is not None:
+            states |= {"forced": rows.closes.forced, "guarded": rows.closes.masked}
+        if rows.logprobs is not None:
+            states["logprobs"] = rows.logprobs
+        # On a CPU the rows are looked at before they step again.
+        self.states = {name: _to_host(value) if loop.on_gpu else value for name, value in states.items()}
         self.made = torch.cuda.Event() if loop.on_gpu else None
         if self.made:
             self.made.record()
 
-    @staticmethod
-    def _copy(states: torch.Tensor, on_gpu: bool) -> torch.Tensor:
-        if not on_gpu:
-            return states.clone()
-        return torch.empty(states.shape, dtype=states.dtype, pin_memory=True).copy_(states, non_blocking=True)
-
-    def finished(self, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Those of the rows that are done, with their token ids."""
+    def ended(self, requests: Mapping[int, Request]) -> list[int]:
+        """Those of the rows that are done, or have spelled a stop string of their request."""
         if self.made:
             self.made.synchronize()
-        done, counts, out = self.state
-        done, counts = done.tolist(), counts.tolist()
-        for row in rows:
-            if done[row]:
-                yield row, out[row, : counts[row]].tolist()
+        done = self.states["done"].tolist()
+        return [row for row, request in requests.items() if done[row] or self._place(row, request) is not None]
+
+    def fill(self, row: int, request: Request, decoded: _Decoded) -> None:
+        """Write down what a row that has ended decoded."""
+        place = self._place(row, request)
+        decoded.spells_stop = place is not None
+        count = self.states["counts"][row] if place is None else place
+        decoded.ids = self.states["out"][row, :count].tolist()
+        decoded.spend.masked_tokens = int(self.states["masked"][row])
+        if "forced" in self.states:
+            decoded.spend.forced_tokens = int(self.states["forced"][row])
+            decoded.spend.masked_tokens += int(self.states["guarded"][row])
+        if "logprobs" in self.states:
+            decoded.logprobs = self.states["logprobs"][row, :count].tolist()
+
+    def _place(self, row: int, request: Request) -> int | None:
+        if not request.stop_strings:
+            return None  # without copying the ids
+        ids = self.states["out"][row, : self.states["counts"][row]].tolist()
+        return stop_place(self.tokenizer, ids, request.stop_strings)
+
+
+def _to_host(states: torch.Tensor) -> torch.Tensor:
+    return torch.empty(states.shape, dtype=states.dtype, pin_memory=True).copy_(states, non_blocking=True)
+
+
+def _forbid(logits: torch.Tensor, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, V) without what the requests forbid first, and whether that took away the best one (N,)."""
+    rows = [row for row, request in enumerate(requests) for _ in request.forbidden_first_ids]
+    tokens = [token for request in requests for token in request.forbidden_first_ids]
+    index = tuple(send(torch.tensor(values, dtype=torch.long), logits.device) for values in (rows, tokens))
+    allowed = logits.index_put(index, torch.full((), -torch.inf, dtype=logits.dtype, device=logits.device))
+    best = logits.argmax(-1, keepdim=True)
+    return allowed, allowed.gather(1, best)[:, 0].isinf()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Ledger:
-    """What was spent, in tokens, calls and seconds.
+    """What was spent, in tokens, calls, floating-point operations and seconds.
 
     Attributes:
         requests: calls to the engine.
@@ -22,7 +22,13 @@ class Ledger:
         computed_prompt_tokens: prompt tokens that were really run through the model.
         decoded_tokens: executed decoding steps.
         forced_tokens: tokens put into the response instead of being decoded.
+        masked_tokens: decoding steps whose likeliest token was forbidden, because no answer had been given yet.
+        draft_tokens: tokens proposed by a draft model, taken or not; not part of a budget.
+        verifier_calls: answers or steps rated by a verifier.
+        flops: of the model's matrix products and attention (`flops`); 0 where an engine does not know its model.
         seconds: this problem's share of the engine's time (a batch's time is shared out by executed tokens).
+        peak_memory_bytes: the most that was allocated on the device at any time, or resident in a process on the CPU;
+            0 where the model runs elsewhere. Ledgers that are added keep the larger.
     """
 
     requests: int = 0
@@ -30,7 +36,12 @@ class Ledger:
     computed_prompt_tokens: int = 0
     decoded_tokens: int = 0
     forced_tokens: int = 0
+    masked_tokens: int = 0
+    draft_tokens: int = 0
+    verifier_calls: int = 0
+    flops: float = 0.0
     seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
     @property
     def tokens(self) -> int:
@@ -38,7 +49,10 @@ class Ledger:
         return self.decoded_tokens + self.forced_tokens
 
     def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(**{key: value + getattr(other, key) for key, value in self.as_dict().items()})
+        ours, theirs = self.as_dict(), other.as_dict()
+        total = {key: value + theirs[key] for key, value in ours.items()}
+        total["peak_memory_bytes"] = max(self.peak_memory_bytes, other.peak_memory_bytes)
+        return Ledger(**total)
 
     def as_dict(self) -> dict[str, float]:
         return dataclasses.asdict(self)

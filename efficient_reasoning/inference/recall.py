@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from efficient_reasoning.inference.engine import Completion, Engine, Request
+from efficient_reasoning.inference.engine import IN_LOOP, Completion, Engine, Request, Score, single_samples
 
 
 class RecallingEngine:
@@ -23,10 +23,13 @@ class RecallingEngine:
 
     def __init__(self, engine: Engine):
         self.engine = engine
+        # A forced close comes in two parts, of which the first is the beginning of others.
+        self.capabilities = engine.capabilities - {IN_LOOP}
         self._known: dict[tuple, Completion] = {}
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        keys = [(tuple(request.prompt_ids), request.sampling, request.seed) for request in requests]
+        requests = single_samples(requests)
+        keys = [_key(request) for request in requests]
         recalled = [self._recall(key, request) for key, request in zip(keys, requests, strict=True)]
         unknown = [index for index, completion in enumerate(recalled) if completion is None]
         for index, completion in zip(unknown, self.engine.generate([requests[i] for i in unknown]), strict=True):
@@ -36,11 +39,41 @@ class RecallingEngine:
 
     def _recall(self, key: tuple, request: Request) -> Completion | None:
         known = self._known.get(key)
-        if known is None or (len(known.ids) < request.max_new_tokens and not known.finished):
+        ends = known is not None and (known.finished or known.stopped)
+        if known is None or (len(known.ids) < request.max_new_tokens and not ends):
             return None
         ids = known.ids[: request.max_new_tokens]
         tokens, known_tokens = (known.spend.prompt_tokens + count for count in (len(ids), len(known.ids)))
+        share = tokens / known_tokens
         spend = dataclasses.replace(
-            known.spend, decoded_tokens=len(ids), seconds=known.spend.seconds * tokens / known_tokens
+            known.spend,
+            decoded_tokens=len(ids),
+            flops=known.spend.flops * share,
+            seconds=known.spend.seconds * share,
         )
-        return Completion(ids, known.finished and len(ids) == len(known.ids), spend)
+        whole = len(ids) == len(known.ids)
+        return Completion(
+            ids,
+            known.finished and whole,
+            spend,
+            known.stopped and whole,
+            logprobs=known.logprobs and known.logprobs[: len(ids)],
+        )
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        return self.engine.score(pairs)
+
+
+def _key(request: Request) -> tuple:
+    """Everything that decides the tokens, and what is known of them, but their number."""
+    return (
+        tuple(request.prompt_ids),
+        request.sampling,
+        request.seed,
+        request.offset,
+        request.stop_ids,
+        request.stop_strings,
+        request.logprobs,
+        tuple(sorted(request.logit_bias.items())),
+        request.forbidden_first_ids,
+    )

@@ -18,9 +18,9 @@ from efficient_reasoning.inference.memory import send
 _WHOLE = 2**31 - 1
 
 
-def uniforms(seed: int, count: int) -> torch.Tensor:
-    """The first `count` numbers of a request's stream; a shorter count gives the beginning of the same."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+def uniforms(seed: int, count: int, offset: int = 0) -> torch.Tensor:
+    """`count` numbers of a stream, from `offset` on; a shorter count gives the beginning of the same."""
+    return torch.rand(offset + count, generator=torch.Generator().manual_seed(seed))[offset:]
 
 
 class SamplingTable:
@@ -56,8 +56,8 @@ class SamplingTable:
         for name, column in columns.items():
             getattr(self, name)[rows] = send(column, self.greedy.device)
 
-    def of_rows(self, rows: torch.Tensor) -> SamplingTable:
-        """A table of these rows (their indices) alone."""
+    def of_rows(self, rows: torch.Tensor | slice) -> SamplingTable:
+        """A table of these rows alone: of a slice the same memory, of indices a copy."""
         table = SamplingTable(0, self.greedy.device)
         for name in ("greedy", "temperature", "top_p", "top_k"):
             setattr(table, name, getattr(self, name)[rows])
@@ -87,6 +87,11 @@ class SamplingTable:
         probabilities = probabilities.masked_fill(cumulative - probabilities >= self.top_p[:, None], 0.0)
         place = _invert(probabilities.cumsum(-1), uniform)
         return tokens.gather(1, place.masked_fill(self.greedy, 0)[:, None])[:, 0]
+
+    def logprobs(self, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (B,) of the tokens at the rows' temperatures, nothing cut off. logits: (B, V)."""
+        scaled = logits.float() / self.temperature[:, None]
+        return scaled.gather(1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
 
 
 def _invert(cumulative: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

@@ -37,14 +37,23 @@ class SlotCache:
         self.lengths = torch.ones(rows, dtype=torch.long, device=device)  # (R,)
         self.column = torch.zeros(1, dtype=torch.long, device=device)  # where the next step writes
         self.at = 0  # the same, known without asking the device
-        self._begins = [0] * rows  # first column of each occupied row; where idle rows begin does not matter
+        self._begins: dict[int, int] = {}  # first column of each occupied row
+        self._first = 0  # of them all
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
-        """Write the step's column; (R, K, 1, D) -> all columns (R, K, C, D)."""
+        """Write the step's column; (R, K, 1, D) -> all columns (R, K, C, D).
+
+        On a CPU, where nothing is captured, only the columns that some row of these needs; there R may be fewer rows.
+        """
         keys, values = self.layers[layer_idx]
-        keys.index_copy_(2, self.column, key_states)
-        values.index_copy_(2, self.column, value_states)
-        return keys, values
+        if keys.is_cuda:
+            keys.index_copy_(2, self.column, key_states)
+            values.index_copy_(2, self.column, value_states)
+            return keys, values
+        rows, needed = len(key_states), slice(self._first, self.at + 1)
+        keys[:rows, :, self.at] = key_states[:, :, 0]
+        values[:rows, :, self.at] = value_states[:, :, 0]
+        return keys[:rows, :, needed], values[:rows, :, needed]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are given outright
@@ -53,23 +62,22 @@ class SlotCache:
         """A step, which moves `column` on the device, has been launched."""
         self.at += 1
 
-    def make_room(self, longest: int, occupied: Sequence[int]) -> None:
+    def make_room(self, longest: int = 0) -> None:
         """Move what the occupied rows hold to the beginning, if the buffer is at its end or a prompt has no room.
 
         Args:
             longest: of the prompts that may be placed before the next call.
-            occupied: rows that hold something.
         """
+        self._first = begin = min(self._begins.values(), default=self.at)
         if longest <= self.at < self.columns:
             return
-        begin = min((self._begins[row] for row in occupied), default=self.at)
         held = self.at - begin
         end = max(longest, held)
         for layer in self.layers:
             for states in layer:
                 states[:, :, end - held : end] = states[:, :, begin : self.at].clone()
-        for row in occupied:
-            self._begins[row] += end - self.at
+        self._begins = {row: first + end - self.at for row, first in self._begins.items()}
+        self._first += end - self.at
         self.at = end
         self.column.fill_(end)
 
@@ -90,5 +98,20 @@ class SlotCache:
             for states, prompt in zip(layer, prefilled, strict=True):
                 states[index, :, self.at - width : self.at] = prompt[sources]
         self.lengths[index] = lengths
-        for row in rows:
-            self._begins[row] = self.at - width
+        self._begins |= dict.fromkeys(rows, self.at - width)
+
+    def keep(self, rows: Sequence[int], index: torch.Tensor) -> None:
+        """Make these rows, all that are occupied, the first ones; `index` is the same on the device."""
+        for layer in self.layers:
+            for states in layer:
+                states[: len(rows), :, self._first : self.at] = states[index, :, self._first : self.at]
+        self.lengths[: len(rows)] = self.lengths[index]
+        self._begins = {place: self._begins[row] for place, row in enumerate(rows)}
+
+    def release(self, row: int) -> None:
+        """What the row holds is no longer needed."""
+        del self._begins[row]
+
+    def clear(self) -> None:
+        """No row is needed any longer."""
+        self._begins.clear()

@@ -1,4 +1,4 @@
-"""From a question to an answer: load a checkpoint, run a strategy, take the response apart.
+"""From a question to an answer: run a strategy, take the response apart.
 
 reasoner = load_reasoner("overthinker")
 result = solve(reasoner, "Compute 34 + 27 - 15 + 88.", strategy="budget-forcing", budget_tokens=64)
@@ -7,59 +7,22 @@ result.answer, result.thinking, result.spend.tokens
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from efficient_reasoning.checkpoint import (
-    ReasoningMetadata,
-    load_model,
-    load_tokenizer,
-    resolve_model,
-    thinking_format,
-    weights_fingerprint,
-)
-from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.inference.engine import Engine, Sampling
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.engine import Sampling
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.recall import RecallingEngine
-from efficient_reasoning.inference.strategy import Assignment, Response, get_strategy, run_all
+from efficient_reasoning.inference.reasoner import BACKENDS, Reasoner
+from efficient_reasoning.inference.strategy import (
+    Assignment,
+    Response,
+    Strategy,
+    check_capabilities,
+    get_strategy,
+    run_all,
+)
 from efficient_reasoning.prompts import encode_prompt, make_prompt
-from efficient_reasoning.thinking import ThinkingFormat
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-BACKENDS = ("auto", "graph", "transformers")
-
-
-@dataclass(frozen=True)
-class Reasoner:
-    """A model that is ready to think.
-
-    Attributes:
-        engine: decodes.
-        tokenizer: of the checkpoint.
-        thinking: its think delimiters.
-        metadata: its reasoning.json; None for models of another making.
-        name: what it was loaded as.
-        weights: fingerprint of a local folder's weights; None for a model of the Hub.
-        context_tokens: positions that the model knows; None where its config does not say.
-    """
-
-    engine: Engine
-    tokenizer: PreTrainedTokenizerBase
-    thinking: ThinkingFormat
-    metadata: ReasoningMetadata | None
-    name: str
-    weights: str | None
-    context_tokens: int | None
-
-    def recalling(self) -> Reasoner:
-        """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
-        return dataclasses.replace(self, engine=RecallingEngine(self.engine))
 
 
 @dataclass(frozen=True)
@@ -87,41 +50,10 @@ class Solution:
     total_tokens: int
     spend: Ledger
 
-
-def load_reasoner(
-    path_or_id: str, backend: str = "auto", device: str | None = None, dtype: str | None = None
-) -> Reasoner:
-    """Load any stage's checkpoint, or any model with think delimiters.
-
-    Args:
-        path_or_id: folder, Hub id, or "overthinker" for the embedded model.
-        backend: "graph" decodes with captured steps, "transformers" any model with a key-value cache; "auto" takes
-            the first on CUDA where the architecture allows it.
-        device, dtype: as in `checkpoint.load_model`.
-
-    Raises:
-        BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, or an architecture
-            that the backend cannot decode.
-    """
-    from efficient_reasoning.inference.graph_engine import GraphEngine
-    from efficient_reasoning.inference.transformers_engine import TransformersEngine
-
-    if backend not in BACKENDS:
-        raise BadInput(f"Unknown backend {backend!r}{near(backend, BACKENDS)}")
-    folder = resolve_model(path_or_id)
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder, device, dtype)
-    thinking = thinking_format(folder, tokenizer)
-    name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
-    if backend == "auto":
-        backend = "graph" if model.device.type == "cuda" and GraphEngine.can_decode(model) else "transformers"
-    if backend == "graph" and not GraphEngine.can_decode(model):
-        raise BadInput(f"{path_or_id}: backend graph cannot decode {model.config.model_type}; use transformers.")
-    engine_class = GraphEngine if backend == "graph" else TransformersEngine
-    engine = engine_class(model, thinking.eos_ids, tokenizer.pad_token_id)
-    context_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    metadata, weights = ReasoningMetadata.load(folder), weights_fingerprint(folder)
-    return Reasoner(engine, tokenizer, thinking, metadata, name, weights, context_tokens)
+    @property
+    def kept_reasoning(self) -> bool:
+        """The model went on past a forced close, up to the end of its budget."""
+        return self.forced_close and self.truncated
 
 
 def solve(
@@ -165,10 +97,10 @@ def solve_many(
     """
     sampling = Sampling(temperature, top_p, top_k)
     assignments = _assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
-    plan = get_strategy(strategy, **parameters)
-    responses = run_all(reasoner.engine, [plan.solve(assignment) for assignment in assignments], progress)
+    plan = _plan(reasoner, strategy, parameters)
+    responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
     return [
-        _take_apart(reasoner, assignment.prompt_ids, response)
+        _take_apart(reasoner, response.prompt_ids or assignment.prompt_ids, response)
         for assignment, response in zip(assignments, responses, strict=True)
     ]
 
@@ -183,7 +115,13 @@ def check_request(
 ) -> None:
     """Raise what `solve_many` would raise of these arguments, without decoding a token."""
     [assignment] = _assign(reasoner, [question], budget_tokens, max_new_tokens, sampling, [0])
-    next(get_strategy(strategy).solve(assignment))
+    next(_plan(reasoner, strategy, {}).solve(assignment))
+
+
+def _plan(reasoner: Reasoner, name: str, parameters: dict) -> Strategy:
+    strategy = get_strategy(name, **parameters)
+    check_capabilities(name, strategy, reasoner.engine, reasoner.backend, BACKENDS)
+    return strategy
 
 
 def _assign(
@@ -200,7 +138,11 @@ def _assign(
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
     if not all(question.strip() for question in questions):
         raise BadInput("A question is empty; write one.")
-    prompts = [encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question)) for question in questions]
+
+    def render(question: str) -> list[int]:
+        return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question))
+
+    prompts = [render(question) for question in questions]
     for prompt_ids, question in zip(prompts, questions, strict=True):
         if reasoner.context_tokens is not None and len(prompt_ids) >= reasoner.context_tokens:
             raise BadInput(
@@ -208,8 +150,8 @@ def _assign(
                 f"{reasoner.context_tokens:,}; shorten it."
             )
     return [
-        Assignment(prompt_ids, reasoner.thinking, budget_tokens, max_new_tokens, sampling, seed)
-        for prompt_ids, seed in zip(prompts, seeds, strict=True)
+        Assignment(prompt_ids, reasoner.thinking, budget_tokens, max_new_tokens, sampling, seed, question, render)
+        for prompt_ids, seed, question in zip(prompts, seeds, questions, strict=True)
     ]
 
 

@@ -75,8 +75,9 @@ def slot_attention(
     window = sliding_window or key.shape[2]
     if isinstance(slots, PromptLengths):
         return _attend_prompts(query, key, value, slots.lengths, scale, window), None
-    attend = _attend_on_gpu if query.is_cuda else _attend
-    return attend(query, key, value, slots.lengths, slots.column, scale, window), None
+    if query.is_cuda:
+        return _attend_on_gpu(query, key, value, slots.lengths, slots.column, scale, window), None
+    return _attend(query, key, value, slots.lengths[: len(query)], scale, window), None
 
 
 def _attend_prompts(
@@ -96,14 +97,12 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     lengths: torch.Tensor,
-    column: torch.Tensor,
     scale: float,
     window: int,
 ) -> torch.Tensor:
     rows, heads, _, dim = query.shape
-    columns = torch.arange(key.shape[2], device=query.device)
-    first = column + 1 - lengths.clamp(max=window)  # (R,)
-    own = (columns >= first[:, None]) & (columns <= column)  # (R, C)
+    behind = torch.arange(key.shape[2] - 1, -1, -1, device=query.device)  # (C,): the last column is the step's
+    own = behind < lengths.clamp(max=window)[:, None]  # (R, C)
     grouped = query.view(rows, key.shape[1], -1, dim)  # (R, K, G, D)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=own[:, None, None], scale=scale)
     return out.reshape(rows, 1, heads, dim)

@@ -9,12 +9,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.inference.engine import Completion, Engine, Request, Sampling
+from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -29,7 +29,9 @@ class Assignment:
         budget_tokens: most tokens to decode or force for this problem; None for no budget.
         max_new_tokens: most tokens of one chain when there is no budget.
         sampling: how tokens are drawn.
-        seed: of this problem; requests of a strategy derive theirs from it.
+        seed: of this problem.
+        question: what is asked.
+        render: any wording of a question -> its prompt; `render(question)` is `prompt_ids`.
     """
 
     prompt_ids: list[int]
@@ -38,14 +40,28 @@ class Assignment:
     max_new_tokens: int
     sampling: Sampling
     seed: int
+    question: str
+    render: Callable[[str], list[int]]
 
     @property
     def limit_tokens(self) -> int:
         return self.max_new_tokens if self.budget_tokens is None else self.budget_tokens
 
-    def request(self, ids: Sequence[int], max_new_tokens: int) -> Request:
-        """Continue the response `ids`. Its length makes the seed differ from that of the part before."""
-        return Request([*self.prompt_ids, *ids], max_new_tokens, self.sampling, self.seed + len(ids))
+    def request(self, ids: Sequence[int], max_new_tokens: int, think_tokens: int | None = None) -> Request:
+        """Continue the response `ids`; under a budget, close the thinking after `think_tokens` new ones (or never),
+        and do not let it end without an answer.
+        """
+        close = None
+        if self.budget_tokens is not None:
+            close = ForcedClose(max_new_tokens if think_tokens is None else max(0, think_tokens), self.thinking)
+        prompt_ids = [*self.prompt_ids, *ids]
+        return Request(prompt_ids, max_new_tokens, self.sampling, self.seed, offset=len(ids), forced_close=close)
+
+    def probe(self, ids: Sequence[int], max_new_tokens: int) -> Request:
+        """Try out, greedily, which answer follows `ids`, behind which the thinking is closed."""
+        request = self.request(ids, max_new_tokens)
+        blank_or_end = self.thinking.eos_ids | self.thinking.blank_ids
+        return replace(request, sampling=Sampling(temperature=0), forced_close=None, forbidden_first_ids=blank_or_end)
 
 
 @dataclass
@@ -57,16 +73,19 @@ class Response:
         finished: it ends with EOS.
         forced_close: the thinking was closed from outside.
         spend: everything it took.
+        prompt_ids: the prompt that it follows, where the strategy worded the question itself.
     """
 
     ids: list[int] = field(default_factory=list)
     finished: bool = False
     forced_close: bool = False
     spend: Ledger = field(default_factory=Ledger)
+    prompt_ids: list[int] | None = None
 
     def append(self, completion: Completion) -> None:
         self.ids += completion.ids
         self.finished = completion.finished
+        self.forced_close |= completion.was_closed
         self.spend += completion.spend
 
     def force(self, ids: Sequence[int]) -> None:
@@ -74,11 +93,16 @@ class Response:
         self.spend += Ledger(forced_tokens=len(ids))
 
 
-Steps = Generator[list[Request], list[Completion], Response]
+Result = TypeVar("Result")
+Exchange = Generator[list[Request], list[Completion], Result]  # yields requests, is sent all of their samples
+Steps = Exchange[Response]
 
 
 class Strategy(Protocol):
-    """How to spend a budget on one problem."""
+    """How to spend a budget on one problem.
+
+    A class may name as `needs` the capabilities that an engine must have for it.
+    """
 
     def solve(self, assignment: Assignment) -> Steps:
         """Yield batches of requests, receive their completions, return the response."""
@@ -115,6 +139,42 @@ def answer_reserve(assignment: Assignment, answer_reserve_tokens: int | None = N
     return reserve_tokens
 
 
+def think_limit(assignment: Assignment, answer_reserve_tokens: int | None = None) -> int:
+    """How many tokens may be spent before the answer: the budget less its reserve, and without a budget all of a
+    chain, which then thinks to its own end.
+
+    Raises:
+        BadInput: as `answer_reserve`.
+    """
+    if assignment.budget_tokens is None:
+        return assignment.max_new_tokens
+    return assignment.budget_tokens - answer_reserve(assignment, answer_reserve_tokens)
+
+
+def check_capabilities(
+    name: str, strategy: Strategy, engine: Engine, backend: str, backends: Mapping[str, frozenset[str]]
+) -> None:
+    """Refuse a strategy that an engine cannot run, before it starts.
+
+    Args:
+        name: of the strategy.
+        strategy: one that may name its `needs`.
+        engine: which is to run it.
+        backend: name of the engine's backend.
+        backends: what each backend is capable of, to name those that can.
+
+    Raises:
+        BadInput: the engine lacks a capability that the strategy needs.
+    """
+    needs = getattr(strategy, "needs", frozenset())
+    if missing := sorted(needs - engine.capabilities):
+        able = [other for other, capabilities in backends.items() if needs <= capabilities]
+        raise BadInput(
+            f"Strategy {name!r} needs {' and '.join(missing)}, which backend {backend} does not have; "
+            f"use {' or '.join(able)}."
+        )
+
+
 def get_strategy(name: str, **parameters) -> Strategy:
     """A strategy by its name in kebab case, such as "budget-forcing".
 
@@ -122,10 +182,26 @@ def get_strategy(name: str, **parameters) -> Strategy:
         BadInput: unknown name or parameter; near names are listed.
     """
     from efficient_reasoning.inference.budget_forcing import BudgetForcing
+    from efficient_reasoning.inference.chain_of_draft import ChainOfDraft
+    from efficient_reasoning.inference.close_scaling import CloseScaling
+    from efficient_reasoning.inference.deer import Deer
     from efficient_reasoning.inference.dynasor import Dynasor
+    from efficient_reasoning.inference.l1 import L1Exact, L1Max
     from efficient_reasoning.inference.no_thinking import NoThinking
+    from efficient_reasoning.inference.tale import TaleEstimate, TaleSearch
 
-    known = {"budget-forcing": BudgetForcing, "dynasor": Dynasor, "no-thinking": NoThinking}
+    known = {
+        "budget-forcing": BudgetForcing,
+        "chain-of-draft": ChainOfDraft,
+        "close-scaling": CloseScaling,
+        "deer": Deer,
+        "dynasor": Dynasor,
+        "l1-exact": L1Exact,
+        "l1-max": L1Max,
+        "no-thinking": NoThinking,
+        "tale-estimate": TaleEstimate,
+        "tale-search": TaleSearch,
+    }
     if name not in known:
         raise BadInput(f"Unknown strategy {name!r}{near(name, known)}")
     accepted = list(inspect.signature(known[name]).parameters)
@@ -135,15 +211,17 @@ def get_strategy(name: str, **parameters) -> Strategy:
     return known[name](**parameters)
 
 
-def run_all(engine: Engine, steps: Sequence[Steps], progress: Callable[[int], None] | None = None) -> list[Response]:
-    """Drive the strategies of many problems to their end, decoding their requests together.
+def run_all(
+    engine: Engine, steps: Sequence[Exchange[Result]], progress: Callable[[int], None] | None = None
+) -> list[Result]:
+    """Drive exchanges, such as the strategies of many problems, to their end, decoding their requests together.
 
     Args:
         engine: decodes.
         steps: started by nobody yet, one a problem.
         progress: told how many more problems are done.
     """
-    responses: list[Response | None] = [None] * len(steps)
+    results: list[Result | None] = [None] * len(steps)
     inbox: dict[int, list[Completion] | None] = dict.fromkeys(range(len(steps)))
     while inbox:
         batch: list[Request] = []
@@ -152,12 +230,12 @@ def run_all(engine: Engine, steps: Sequence[Steps], progress: Callable[[int], No
             try:
                 requests = steps[index].send(completions)
             except StopIteration as stop:
-                responses[index] = stop.value
+                results[index] = stop.value
                 continue
-            asked[index] = len(requests)
+            asked[index] = sum(request.n for request in requests)
             batch += requests
         if progress is not None and len(asked) < len(inbox):
             progress(len(inbox) - len(asked))
         decoded = iter(engine.generate(batch) if batch else [])
         inbox = {index: [next(decoded) for _ in range(count)] for index, count in asked.items()}
-    return responses
+    return results

@@ -1,11 +1,8 @@
-"""Batched decoding of any transformers model that keeps a key-value cache.
+"""Plain `generate` of transformers, with the toolkit's own draws: the reference that faster engines are held against.
 
-1. Requests are sorted by prompt length and decoded in batches, as large as memory allows, padded on the left.
-2. Keys and values live in buffers with spare room, so that a step writes one column instead of copying the cache.
-3. Rows that have finished leave the batch as soon as a quarter of it is idle.
-4. Every request samples with its own generator: its tokens do not depend on its neighbours.
-
-Greedy tokens equal `model.generate`, which a test holds.
+It decodes whatever architecture transformers can. `generate` stays greedy: a logits processor draws the token, from
+the request's own random numbers, and leaves no other. So speculative decoding, too, gives the very tokens that the
+model gives alone.
 """
 
 from __future__ import annotations
@@ -16,45 +13,28 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers import LogitsProcessor, StoppingCriteria
 
-from efficient_reasoning.inference.engine import Completion, Request
+from efficient_reasoning.inference import scoring
+from efficient_reasoning.inference.engine import (
+    LOGIT_BIAS,
+    LOGPROBS,
+    SCORE,
+    Completion,
+    Request,
+    Score,
+    single_samples,
+    stop_place,
+)
+from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.memory import column_bytes, rows_that_fit
+from efficient_reasoning.inference.memory import peak_bytes
 from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Legend: B rows of a batch, P longest prompt, T columns of the cache, V vocabulary.
-
-
-class RoomyLayer(DynamicLayer):
-    """A cache layer that grows by blocks of columns and otherwise writes in place."""
-
-    BLOCK = 64
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.length = 0
-        end = self.length + key_states.shape[-2]
-        if self.length == 0 or end > self.room_keys.shape[-2] or len(key_states) != len(self.room_keys):
-            self.room_keys = self._with_room(self.keys, key_states, end)
-            self.room_values = self._with_room(self.values, value_states, end)
-        self.room_keys[..., self.length : end, :] = key_states
-        self.room_values[..., self.length : end, :] = value_states
-        self.length = end
-        self.keys, self.values = self.room_keys[..., :end, :], self.room_values[..., :end, :]
-        return self.keys, self.values
-
-    def _with_room(self, old: torch.Tensor, like: torch.Tensor, end: int) -> torch.Tensor:
-        columns = -(-end // self.BLOCK) * self.BLOCK
-        room = like.new_empty(*like.shape[:-2], columns, like.shape[-1])
-        if self.length:
-            room[..., : self.length, :] = old
-        return room
+# Legend: B rows of a batch, P longest prompt, V vocabulary.
 
 
 class TransformersEngine:
@@ -63,35 +43,52 @@ class TransformersEngine:
     Args:
         model: in eval mode.
         eos_ids: token ids that end a completion.
-        pad_id: fills the left of shorter prompts; never attended to.
-        batch_size: most rows decoded together; fewer where their caches would fill more than half of the free memory.
+        pad_id: fills the left of shorter prompts, and what follows an end; never attended to.
+        tokenizer: spells completions, for requests with stop strings.
+        draft: a smaller model of the same vocabulary that proposes tokens; requests are then decoded one by one.
+        batch_size: rows decoded together.
+
+    Attributes:
+        spent: the sum of what all completions and scores have been charged.
     """
 
-    def __init__(self, model: PreTrainedModel, eos_ids: frozenset[int], pad_id: int, batch_size: int = 512):
+    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE})
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        eos_ids: frozenset[int],
+        pad_id: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        draft: PreTrainedModel | None = None,
+        batch_size: int = 64,
+    ):
         self.model = model
         self.eos_ids = eos_ids
         self.pad_id = pad_id
-        self.batch_size = batch_size
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        if not requests:
-            return []
-        completions: dict[int, Completion] = {}
-        columns = max(len(request.prompt_ids) + request.max_new_tokens for request in requests)
-        rows = min(self.batch_size, rows_that_fit(self.column_bytes, columns, self.model.device))
-        for candidates, group in sampling_groups(requests):
-            order = sorted(group, key=lambda index: len(requests[index].prompt_ids))
-            for start in range(0, len(order), rows):
-                indices = order[start : start + rows]
-                batch = [requests[index] for index in indices]
-                completions.update(zip(indices, self._decode(batch, candidates), strict=True))
-        return [completions[index] for index in range(len(requests))]
-
-    @cached_property
-    def column_bytes(self) -> int:
-        return column_bytes(self.model)
+        self.tokenizer = tokenizer
+        self.draft = draft
+        self.batch_size = 1 if draft else batch_size
+        self.spent = Ledger()
 
     @torch.inference_mode()
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        requests = single_samples(requests)
+        completions: dict[int, Completion] = {}
+        for candidates, group in sampling_groups(requests):
+            order = sorted(group, key=lambda index: len(requests[index].prompt_ids))
+            for start in range(0, len(order), self.batch_size):
+                indices = order[start : start + self.batch_size]
+                batch = [requests[index] for index in indices]
+                completions.update(zip(indices, self._decode(batch, candidates), strict=True))
+        self.spent = sum((one.spend for one in completions.values()), self.spent)
+        return [completions[index] for index in range(len(requests))]
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        scores = scoring.score(self.model, self.pad_id, pairs, self._flops)
+        self.spent = sum((one.spend for one in scores), self.spent)
+        return scores
+
     def _decode(self, requests: list[Request], candidates: int | None) -> list[Completion]:
         began = time.perf_counter()
         device = self.model.device
@@ -101,62 +98,139 @@ class TransformersEngine:
         for row, request in enumerate(requests):
             input_ids[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[row, longest - len(request.prompt_ids) :] = 1
-        input_ids, mask = input_ids.to(device), mask.to(device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)  # (B, P)
-        table = SamplingTable.of(requests, device)
-        steps = max(request.max_new_tokens for request in requests)
-        uniform = torch.stack([uniforms(request.seed, steps) for request in requests]).to(device)  # (B, steps)
-        cache = Cache(layer_class_to_replicate=RoomyLayer)
-        decoded: list[list[int]] = [[] for _ in requests]
-        finished = [False] * len(requests)
-        alive = list(range(len(requests)))  # request of each row of the batch
-        done = torch.zeros(len(requests), dtype=torch.bool)
-
-        for step in range(steps):
-            logits = self.model(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]  # (B, V)
-            tokens = table.draw(logits, uniform[:, step], candidates)  # (B,)
-            for row, token in enumerate(tokens.tolist()):
-                index = alive[row]
-                if done[row]:
-                    continue
-                decoded[index].append(token)
-                finished[index] = token in self.eos_ids
-                done[row] = finished[index] or len(decoded[index]) == requests[index].max_new_tokens
-            if done.all():
-                break
-            positions = positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            input_ids = tokens[:, None]
-            if done.float().mean() >= 0.25:
-                keep = (~done).nonzero()[:, 0]
-                alive = [alive[row] for row in keep.tolist()]
-                done = done[keep]
-                keep = keep.to(device)
-                cache.batch_select_indices(keep)
-                table = table.of_rows(keep)
-                input_ids, mask, positions, uniform = (x[keep] for x in (input_ids, mask, positions, uniform))
-
-        executed = sum(len(request.prompt_ids) for request in requests) + sum(map(len, decoded))
-        seconds_per_token = (time.perf_counter() - began) / executed
-        return [
-            Completion(ids, ended, self._spend(request, ids, seconds_per_token))
-            for request, ids, ended in zip(requests, decoded, finished, strict=True)
+        draws = _Draws(requests, candidates, longest, device)
+        settings = {
+            "attention_mask": mask.to(device),
+            "max_new_tokens": max(request.max_new_tokens for request in requests),
+            "do_sample": False,
+            "eos_token_id": sorted(self.eos_ids),
+            "pad_token_id": self.pad_id,
+            "logits_processor": [draws],
+            "stopping_criteria": [_Ends(requests, longest, self.tokenizer)],
+        }
+        drafted = None
+        if self.draft is None:
+            output = self.model.generate(input_ids.to(device), **settings)
+        else:
+            with _Work(self.model) as verified, _Work(self.draft) as drafted:
+                output = self.model.generate(input_ids.to(device), assistant_model=self.draft, **settings)
+        rows = [
+            tail[: _length(request, tail, self.eos_ids, self.tokenizer)]
+            for request, tail in zip(requests, output[:, longest:].tolist(), strict=True)
         ]
+        executed = sum(len(request.prompt_ids) for request in requests) + sum(map(len, rows))
+        seconds_per_token = (time.perf_counter() - began) / executed
+        completions = []
+        for row, (request, ids) in enumerate(zip(requests, rows, strict=True)):
+            prompt_tokens = len(request.prompt_ids)
+            flops = self._flops.of_prompt(prompt_tokens, prompt_tokens) + self._flops.of_new(prompt_tokens, len(ids))
+            spend = Ledger(
+                requests=1,
+                prompt_tokens=prompt_tokens,
+                computed_prompt_tokens=prompt_tokens,
+                decoded_tokens=len(ids),
+                masked_tokens=draws.masked[row],
+                flops=flops,
+                seconds=seconds_per_token * (prompt_tokens + len(ids)),
+                peak_memory_bytes=peak_bytes(device),
+            )
+            if drafted is not None:
+                # What the model reads of a draft and does not take is work, too.
+                spend.draft_tokens, spend.flops = drafted.calls, verified.flops + drafted.flops
+            finished = ids[-1] in self.eos_ids
+            stopped = not finished and _stops(request, ids, self.tokenizer)
+            logprobs = draws.logprobs[row][: len(ids)] if request.logprobs else None
+            completions.append(Completion(ids, finished, spend, stopped, logprobs=logprobs))
+        return completions
 
-    @staticmethod
-    def _spend(request: Request, ids: list[int], seconds_per_token: float) -> Ledger:
-        prompt_tokens = len(request.prompt_ids)
-        return Ledger(
-            requests=1,
-            prompt_tokens=prompt_tokens,
-            computed_prompt_tokens=prompt_tokens,
-            decoded_tokens=len(ids),
-            seconds=seconds_per_token * (prompt_tokens + len(ids)),
-        )
+    @cached_property
+    def _flops(self) -> DecodingFlops:
+        return DecodingFlops.of(self.model)
+
+
+class _Draws(LogitsProcessor):
+    """Draws the next token of each row, and leaves no other to choose from.
+
+    Args:
+        requests: B, one a row.
+        candidates: of `SamplingTable.draw`.
+        prompt_tokens: P, padding included.
+        device: of the model.
+
+    Attributes:
+        logprobs: (B, new tokens) as lists.
+        masked: of each row, whether its best first token was forbidden.
+    """
+
+    def __init__(self, requests: Sequence[Request], candidates: int | None, prompt_tokens: int, device: torch.device):
+        steps = max(request.max_new_tokens for request in requests)
+        self.requests, self.candidates, self.prompt_tokens = requests, candidates, prompt_tokens
+        self.table = SamplingTable.of(requests, device)
+        self.uniform = torch.stack([uniforms(request.seed, steps, request.offset) for request in requests]).to(device)
+        self.logprobs: list[list[float]] = [[] for _ in requests]
+        self.masked = [0] * len(requests)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt_tokens
+        allowed = scores.float().clone()
+        for row, request in enumerate(self.requests):
+            for token, bias in request.logit_bias.items():
+                allowed[row, token] += bias
+            if step == 0 and request.forbidden_first_ids:
+                self.masked[row] = int(allowed[row].argmax().item() in request.forbidden_first_ids)
+                allowed[row, list(request.forbidden_first_ids)] = -torch.inf
+        tokens = self.table.draw(allowed, self.uniform[:, step], self.candidates)  # (B,)
+        if any(request.logprobs for request in self.requests):
+            for logprobs, value in zip(self.logprobs, self.table.logprobs(scores, tokens).tolist(), strict=True):
+                logprobs[step:] = [value]  # a draft may have been here before
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
+
+
+class _Work:
+    """Counts the calls of a model, and their floating-point operations, while it is entered."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model, self.costs = model, DecodingFlops.of(model)
+        self.calls, self.flops = 0, 0.0
+
+    def __enter__(self) -> _Work:
+        self.hook = self.model.register_forward_pre_hook(self._count, with_kwargs=True)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+    def _count(self, module: torch.nn.Module, arguments: tuple, inputs: dict) -> None:
+        tokens, cached = inputs["input_ids"].shape[1], inputs["past_key_values"].get_seq_length()
+        self.calls += 1
+        self.flops += self.costs.of_score(0, cached + tokens) - self.costs.of_score(0, cached)
+
+
+class _Ends(StoppingCriteria):
+    """Rows that have come to their own limit, stop id or stop string."""
+
+    def __init__(self, requests: Sequence[Request], prompt_tokens: int, tokenizer: PreTrainedTokenizerBase | None):
+        self.requests, self.prompt_tokens, self.tokenizer = requests, prompt_tokens, tokenizer
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **kwargs) -> torch.Tensor:
+        ended = [
+            len(ids) >= request.max_new_tokens or _stops(request, ids, self.tokenizer)
+            for request, ids in zip(self.requests, input_ids[:, self.prompt_tokens :].tolist(), strict=True)
+        ]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def _stops(request: Request, ids: list[int], tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    if ids[-1] in request.stop_ids:
+        return True
+    return stop_place(tokenizer, ids, request.stop_strings) is not None
+
+
+def _length(
+    request: Request, tail: list[int], eos_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase | None
+) -> int:
+    """How many of the ids are a row's own: up to its end, stop or limit."""
+    ends = eos_ids | request.stop_ids
+    length = next((place + 1 for place, token in enumerate(tail) if token in ends), len(tail))
+    length = min(length, request.max_new_tokens)
+    return stop_place(tokenizer, tail[:length], request.stop_strings) or length

@@ -3,14 +3,15 @@
 Responses of one batch differ in length by an order of magnitude, and `generate` decodes all of them to the end of the
 longest; the engine lets a row go when it is done. Every response samples from a stream of its own. On CUDA the engine
 decodes with a copy of the weights, in bf16 where training is, which is refreshed in place before every batch: captured
-steps read it where it is.
+steps read it where it is. What the copy computes otherwise than the trainer, `CorrectedGRPOTrainer` corrects.
 
-    GRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
+    CorrectedGRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -33,40 +34,53 @@ _NEUTRAL = {
     "chat_template_kwargs": (None, {}),  # `encode_prompt` knows what the template has to be told
     "ds3_gather_for_generation": (True,),  # rows end apart on each rank, and sharded layers would wait for each other
 }
+# Settings under which the engine draws from the policy itself, as the correction supposes.
+_WHOLE = {"top_p": 1.0, "top_k": 0}
 
 
-def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[list, GRPOTrainer], dict]:
-    """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times.
+def engine_rollouts(
+    thinking: ThinkingFormat, config: GRPOConfig, compile_step: bool = False
+) -> Callable[[list, GRPOTrainer], dict]:
+    """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times, and no other column.
+
+    It returns log-probabilities where `config.vllm_importance_sampling_correction` wants them (`rollout_correction`).
+    No completion is empty: an engine draws a token before it looks at any limit, and ids keep the end token.
 
     Args:
         thinking: delimiters, tokenizer and end tokens of the model that is trained.
         config: of the trainer; its sampling settings are those of the rollouts.
+        compile_step: of `GraphEngine`.
 
     Raises:
-        BadInput: a setting that the engine does not have.
+        BadInput: a setting that the engine does not have, or one that the correction does not go with.
     """
     for name, neutral in _NEUTRAL.items():
         if getattr(config, name) not in neutral:
             raise BadInput(f"{name} is {getattr(config, name)!r}, which rollouts do not know; leave it out.")
+    if config.vllm_importance_sampling_correction:
+        _check_correction(config)
 
     from efficient_reasoning.inference.engine import Sampling
 
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it says of `rollout_func` that it may change
     sampling = Sampling(config.temperature, config.top_p, config.top_k)
 
-    captured: list = []  # the engine with its copy, from the first batch on
+    engines: list = []  # the one that is made for the first batch
 
     def engine_of(model: PreTrainedModel, rows: int) -> Engine:
         from efficient_reasoning.inference.graph_engine import GraphEngine
         from efficient_reasoning.inference.transformers_engine import TransformersEngine
 
         ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
-        if model.device.type != "cuda" or not GraphEngine.can_decode(model):
+        if not GraphEngine.can_decode(model.config):
             return TransformersEngine(model, *ends)
-        if not captured:
-            captured.append(GraphEngine(_copy(model, config.bf16), *ends, rows=rows))
-        captured[0].refresh(model)
-        return captured[0]
+        on_gpu = model.device.type == "cuda"
+        if not engines:
+            own = _copy(model, config.bf16) if on_gpu else model
+            engines.append(GraphEngine(own, *ends, rows=rows, compile_step=compile_step))
+        if on_gpu:
+            engines[0].refresh(model)
+        return engines[0]
 
     def roll_out(prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         import torch
@@ -74,10 +88,13 @@ def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[l
 
         from efficient_reasoning.inference.engine import Request
 
-        encoded = [encode_prompt(thinking.tokenizer, prompt) for prompt in prompts]
+        encoded = []  # once for all copies of a prompt, or tokenising would show beside decoding on a GPU
+        for prompt, repeats in itertools.groupby(prompts):
+            encoded += [encode_prompt(thinking.tokenizer, prompt)] * len(list(repeats))
         seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
+        with_logprobs = config.vllm_importance_sampling_correction
         requests = [
-            Request(ids, config.max_completion_length, sampling, seed)
+            Request(ids, config.max_completion_length, sampling, seed, logprobs=with_logprobs)
             for ids, seed in zip(encoded, seeds, strict=True)
         ]
         with unwrap_model_for_generation(
@@ -86,9 +103,27 @@ def engine_rollouts(thinking: ThinkingFormat, config: GRPOConfig) -> Callable[[l
             gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
         ) as model:
             completions = engine_of(model, len(requests)).generate(requests)
-        return {"prompt_ids": encoded, "completion_ids": [one.ids for one in completions], "logprobs": None}
+        return {
+            "prompt_ids": encoded,
+            "completion_ids": [one.ids for one in completions],
+            "logprobs": [one.logprobs for one in completions] if with_logprobs else None,
+        }
 
     return roll_out
+
+
+def _check_correction(config: GRPOConfig) -> None:
+    for name, whole in _WHOLE.items():
+        if getattr(config, name) != whole:
+            raise BadInput(
+                f"{name} is {getattr(config, name)}, and tokens of a distribution that is cut cannot be weighted by "
+                f"the policy's; set {name} to {whole}, or vllm_importance_sampling_correction to false."
+            )
+    if config.loss_type == "vespo" and config.vllm_importance_sampling_mode.startswith("sequence"):
+        raise BadInput(
+            f"vllm_importance_sampling_mode is {config.vllm_importance_sampling_mode}, and the vespo loss weighs "
+            "tokens; set it to token_truncate or token_mask."
+        )
 
 
 def _copy(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:

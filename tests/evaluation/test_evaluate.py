@@ -14,6 +14,7 @@ import yaml
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import evaluate
+from efficient_reasoning.evaluation.summary import summarise
 from efficient_reasoning.files import read_jsonl
 from efficient_reasoning.traces import sample_seed
 
@@ -64,6 +65,24 @@ def test_a_run_is_the_folder_of_the_contract(problems, fake_reasoner, tmp_path):
     assert [(group["task"], group["n"]) for group in unlimited["by_task"]] == [("sums", 80)]
     assert summary["statistics"]["resamples"] == 10_000
     assert summary["config"]["temperature"] == 0.6
+
+
+def test_what_became_of_forced_closes_and_budgets(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(), problems[:4], budgets=(None, 32), out=tmp_path / "run")
+    rows = [row for row in read_samples(run) if row["budget_tokens"] == 32]
+    # (closed by force, cut off, tokens decoded, forced and masked)
+    kinds = [(True, True, 30, 2, 0), (True, False, 20, 1, 3), (False, True, 32, 0, 0), (False, False, 40, 1, 1)]
+    for row, (closed, cut, decoded, forced, masked) in zip(rows, kinds, strict=True):
+        row |= {"forced_close": closed, "truncated": cut}
+        row["spend"] |= {"decoded_tokens": decoded, "forced_tokens": forced, "masked_tokens": masked}
+    config = {"strategies": ["budget-forcing"], "budgets": [32]}
+    [point] = summarise(rows, config)["points"]
+    assert point["forced_close_share"] == point["truncated_share"] == 0.5
+    assert point["kept_reasoning_share"] == 0.25
+    assert point["within_budget_share"] == 0.75
+    assert point["masked_tokens"] == 4
+    [point] = summarise([row | {"budget_tokens": None} for row in rows], config | {"budgets": [None]})["points"]
+    assert point["within_budget_share"] == 1
 
 
 @pytest.mark.usefixtures("without_pictures")

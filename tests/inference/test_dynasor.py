@@ -6,35 +6,31 @@ import pytest
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import get_strategy
-from efficient_reasoning.inference.mock_engine import MockEngine
-from efficient_reasoning.inference.strategy import run_all
-from tests.inference.test_strategies import CLOSE, EOS, OPEN, PLAIN, PROMPT, TOKENIZER, WORD, assignment
-
-OTHER = TOKENIZER.encode("7", add_special_tokens=False)[0]
+from tests.inference import minds
+from tests.inference.minds import CLOSE, EOS, OPEN, OTHER, PLAIN, PROMPT, WORD, assignment
 
 
 def mind(settled_after: int, thoughts: int):
     """Thinks `thoughts` words; made to answer, it says WORD once `settled_after` are thought, else their number."""
 
-    def rule(ids) -> int:
+    def rule(ids) -> list[int]:
         response = list(ids)[len(PROMPT) :]
         if not response:
-            return OPEN
+            return [OPEN, WORD]
         if CLOSE not in response:
-            return WORD if len(response) <= thoughts else CLOSE
+            return [WORD if len(response) <= thoughts else CLOSE, WORD]
         thought = response.index(CLOSE) - 1
         said = len(response) - response.index(CLOSE) - 1
         if thought >= settled_after:
-            return WORD if said == 0 else EOS
-        return OTHER if said < thought else EOS
+            return [WORD if said == 0 else EOS, WORD]
+        return [OTHER if said < thought else EOS, WORD]
 
     return rule
 
 
 def solved(rule, budget_tokens=None, **parameters):
-    engine = MockEngine(rule, frozenset({EOS}))
-    [response] = run_all(engine, [get_strategy("dynasor", **parameters).solve(assignment(budget_tokens))])
-    return response, engine.requests
+    result = minds.solved("dynasor", rule, assignment(budget_tokens), **parameters)
+    return result.response, result.requests
 
 
 def test_thinking_ends_with_the_second_equal_answer():

@@ -78,6 +78,16 @@ def test_a_prompt_is_prefilled_once_for_all_of_its_samples(qwen3, monkeypatch):
     assert len({tuple(completion.ids) for completion in completions}) > 24
 
 
+def test_prompts_that_take_several_passes_over_ever_longer_ones(qwen3, monkeypatch):
+    """The second pass finds no room in front of the column, and moves what the first has placed."""
+    monkeypatch.setattr("efficient_reasoning.inference.graph_engine._PREFILL_PROMPTS", 4)
+    rows = sorted(prompts(16), key=len)
+    assert len(rows[3]) < len(rows[7]) < len(rows[15])
+    plain = tiny(Qwen3Config, Qwen3ForCausalLM, key_value_heads=2)
+    completions = decode(qwen3, [Request(row, 30, GREEDY) for row in rows], rows=16)
+    assert [completion.ids for completion in completions] == generated(plain, rows, 30)
+
+
 def test_limits_of_one_token_and_one_request(qwen3):
     [row] = prompts(1)
     expected = generated(qwen3, [row], 30)[0]
@@ -137,7 +147,7 @@ def test_a_run_that_was_interrupted_leaves_nothing_behind(qwen3, monkeypatch):
 def test_it_knows_what_it_can_decode(qwen3, monkeypatch, changes, decodable):
     for name, value in changes.items():
         monkeypatch.setattr(qwen3.config, name, value, raising=False)
-    assert GraphEngine.can_decode(qwen3) == decodable
+    assert GraphEngine.can_decode(qwen3.config) == decodable
 
 
 def test_layers_that_look_back_over_a_window_only(monkeypatch):
@@ -149,7 +159,7 @@ def test_layers_that_look_back_over_a_window_only(monkeypatch):
     }
     plain, model = (tiny(Qwen3Config, Qwen3ForCausalLM, 2, **settings) for _ in range(2))
     rows = prompts(20)
-    assert GraphEngine.can_decode(model)
+    assert GraphEngine.can_decode(model.config)
     expected = generated(plain, rows, 40)
     assert [one.ids for one in decode(model, [Request(row, 40, GREEDY) for row in rows], rows=6)] == expected
     assert expected != generated(tiny(Qwen3Config, Qwen3ForCausalLM, 2), rows, 40)  # the window matters

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from efficient_reasoning.inference import Request, Sampling, load_reasoner, solve_many
+from efficient_reasoning.inference.engine import IN_LOOP
 from efficient_reasoning.inference.recall import RecallingEngine
 
 BUDGETS = (None, 60, 40, 200)
@@ -18,6 +19,7 @@ class Counting:
 
     def __init__(self, engine):
         self.engine, self.requests = engine, []
+        self.capabilities = engine.capabilities - {IN_LOOP}
 
     def generate(self, requests):
         self.requests += requests
@@ -35,7 +37,8 @@ def test_budgets_share_one_pass_and_give_what_they_give_alone(reasoner):
     for budget in BUDGETS:
         shared = dataclasses.replace(reasoner, engine=recalling)
         ours = solve_many(shared, QUESTIONS, budget_tokens=budget, seeds=[1, 2])
-        alone = solve_many(reasoner, QUESTIONS, budget_tokens=budget, seeds=[1, 2])
+        in_passes = dataclasses.replace(reasoner, engine=Counting(reasoner.engine))
+        alone = solve_many(in_passes, QUESTIONS, budget_tokens=budget, seeds=[1, 2])
         for one, other in zip(ours, alone, strict=True):
             assert one.completion_ids == other.completion_ids
             assert one.spend.decoded_tokens == other.spend.decoded_tokens

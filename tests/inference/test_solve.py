@@ -195,3 +195,43 @@ def test_importing_inference_leaves_torch_alone():
     )
     code += "from efficient_reasoning.inference import Ledger, get_strategy; get_strategy('budget-forcing')"
     subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
+# ---- backends ----
+
+QUESTIONS = ["Compute 34 + 27 - 15 + 88.", "Compute 12 + 9 - 4."]
+
+
+def test_the_mock_backend_says_its_script():
+    script = load_reasoner("overthinker", "mock", script=("34+27=61.", "88"))
+    [free] = solve_many(script, QUESTIONS[:1], seeds=[0])
+    assert (free.thinking, free.answer, free.truncated) == ("34+27=61.", "88", False)
+    [short] = solve_many(script, QUESTIONS[:1], budget_tokens=12, seeds=[0])
+    assert short.forced_close
+    assert (short.answer, short.truncated) == ("88", False)
+    assert "34+27=61.".startswith(short.thinking)
+    assert short.spend.tokens <= 12
+
+
+def test_an_engine_that_cannot_do_what_a_strategy_needs_is_named_with_those_that_can():
+    script = load_reasoner("overthinker", "mock", script=("34+27=61.", "88"))
+    with pytest.raises(
+        BadInput, match="'close-scaling' needs logit_bias, which backend mock does not have; use graph or transformers"
+    ):
+        solve(script, QUESTIONS[0], strategy="close-scaling", budget_tokens=64)
+
+
+def test_a_draft_model_passes_through(tmp_path):
+    plain = load_reasoner("overthinker", "transformers", device="cpu")
+    drafted = load_reasoner("overthinker", "transformers", device="cpu", draft="overthinker")
+    ours, theirs = (solve(one, QUESTIONS[0], budget_tokens=40, seed=3) for one in (drafted, plain))
+    assert ours.completion_ids == theirs.completion_ids
+    assert ours.spend.draft_tokens > 0 == theirs.spend.draft_tokens
+    assert ours.spend.flops > theirs.spend.flops
+
+
+def test_kept_reasoning_is_a_forced_close_that_led_nowhere():
+    rambling = load_reasoner("overthinker", "mock", script=("so " * 40, "so " * 40))
+    solution = solve(rambling, QUESTIONS[0], budget_tokens=24)
+    assert solution.kept_reasoning
+    assert not solve(load_reasoner("overthinker", "mock", script=("so " * 40, "8")), QUESTIONS[0]).kept_reasoning

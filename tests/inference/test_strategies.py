@@ -1,81 +1,95 @@
-"""Strategies driven by hand, without a model: what they ask for, what they force, what they charge."""
+"""Strategies on models whose mind is known: what they ask for, what they force, what they charge."""
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 
 import pytest
 
-from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference import Assignment, Completion, Ledger, Response, Sampling, get_strategy
-from efficient_reasoning.inference.strategy import run_all
-from efficient_reasoning.thinking import ThinkingFormat
-
-TOKENIZER = load_tokenizer(resolve_model("overthinker"))
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-
-
-def thinking_format(template: str | None = None) -> ThinkingFormat:
-    tokenizer = copy.deepcopy(TOKENIZER)
-    tokenizer.chat_template = template
-    return ThinkingFormat.from_tokenizer(tokenizer)
-
-
-PLAIN = thinking_format()  # <think>...</think>
-LINES = thinking_format(TEMPLATE + "<think>\\n")  # delimiters on lines of their own, as in Qwen3
-[OPEN], [CLOSE], [EOS] = PLAIN.open_ids, PLAIN.close_ids, PLAIN.eos_ids
-WORD, SPACE = TOKENIZER.encode("so", add_special_tokens=False)[0], TOKENIZER.encode(" ", add_special_tokens=False)[0]
-PROMPT = [WORD] * 3
-
-
-def assignment(budget_tokens: int | None, thinking: ThinkingFormat = PLAIN, prompt_ids=PROMPT, max_new_tokens=300):
-    return Assignment(list(prompt_ids), thinking, budget_tokens, max_new_tokens, Sampling(), seed=5)
-
-
-def drive(strategy: str, given: Assignment, script: list[int], **parameters):
-    """Answer a strategy's requests with one script of tokens, as a model would that is interrupted and goes on."""
-    steps, rest, requests = get_strategy(strategy, **parameters).solve(given), list(script), []
-    completions = None
-    while True:
-        try:
-            [request] = steps.send(completions)
-        except StopIteration as stop:
-            return stop.value, requests
-        assert request.max_new_tokens >= 1
-        requests.append(request)
-        ids, rest = rest[: request.max_new_tokens], rest[request.max_new_tokens :]
-        if EOS in ids:
-            ids = ids[: ids.index(EOS) + 1]
-        spend = Ledger(1, len(request.prompt_ids), len(request.prompt_ids), len(ids))
-        completions = [Completion(ids, ids[-1] == EOS, spend)]
-
+from efficient_reasoning.inference import Completion, Ledger, Response, get_strategy
+from efficient_reasoning.inference.engine import LOGIT_BIAS, LOGPROBS
+from efficient_reasoning.inference.mock_engine import MockEngine
+from efficient_reasoning.inference.strategy import check_capabilities, run_all, think_limit
+from tests.inference.minds import (
+    CLOSE,
+    EOS,
+    FORMATS,
+    LINES,
+    OPEN,
+    PLAIN,
+    PROMPT,
+    SPELT,
+    TOKENIZER,
+    WORD,
+    adversaries,
+    assignment,
+    encode,
+    script,
+    solved,
+)
 
 ENDLESS = [OPEN] + [WORD] * 1000
-BLANK = [SPACE] * 1000
 CHATTY = [OPEN, WORD, CLOSE] + [WORD] * 1000
-AGAIN = [OPEN, WORD, CLOSE, WORD, OPEN] + [WORD] * 1000
 SHORT = [OPEN, WORD, WORD, CLOSE, WORD, EOS]
+STRATEGIES = {
+    "budget-forcing": {},
+    "budget-forcing, lengthened": {"min_thinking_tokens": 30, "waits": 3},
+    "chain-of-draft": {},
+    "close-scaling": {},
+    "deer": {"trial_tokens": 4},
+    "deer, uncertain": {"threshold": 1.0, "trial_tokens": 4},
+    "dynasor": {"interval_tokens": 7, "probe_tokens": 4},
+    "l1-exact": {},
+    "l1-max": {},
+    "no-thinking": {},
+    "no-thinking, with a thought": {"thought": "So"},
+    "tale-estimate": {"estimate_tokens": 4},
+    "tale-search": {},
+}
 
 
-@pytest.mark.parametrize("thinking", [PLAIN, LINES], ids=["plain", "lines"])
-@pytest.mark.parametrize("script", [ENDLESS, BLANK, CHATTY, AGAIN, SHORT])
-@pytest.mark.parametrize("strategy", ["budget-forcing", "no-thinking"])
-def test_no_budget_is_ever_exceeded(strategy, script, thinking):
-    for budget in range(13, 90):
-        response, requests = drive(strategy, assignment(budget, thinking), script)
-        count = thinking.count(response.ids, PROMPT)
-        assert response.spend.tokens <= budget
-        assert count.total_tokens <= budget
-        assert response.spend.tokens == len(response.ids)
-        assert response.spend.requests == len(requests)
-        assert response.finished == (response.ids[-1] == EOS)
-        if not response.finished:
-            assert len(response.ids) == budget  # nothing is left unused either
+def strategies(form: str):
+    """Those that delimiters of this format allow."""
+    return [name for name in STRATEGIES if (form, name) != ("spelt", "close-scaling")]
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form in FORMATS for name in strategies(form)])
+def test_no_budget_is_ever_exceeded_and_no_answer_is_empty(form, name):
+    thinking = FORMATS[form]
+    least = 2 * len(thinking.empty()) + 5
+    for rule in adversaries(thinking).values():
+        for budget in range(least, least + 60, 9):
+            result = solved(name.partition(",")[0], rule, assignment(budget, thinking), **STRATEGIES[name])
+            response = result.response
+            assert response.spend.tokens <= budget
+            assert result.answer.strip()
+            assert dataclasses.replace(response.spend, forced_tokens=0) == result.engine.spent
+            assert len(response.ids) <= response.spend.tokens
+            assert response.finished == (response.ids[-1] == EOS)
+            assert EOS not in response.ids[:-1]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("budget", [None, 40, 90])
+def test_engines_that_know_no_forced_close_are_charged_alike(name, budget):
+    if budget is None and name.startswith("l1"):
+        pytest.skip("has no budget to name")
+    for rule in adversaries(PLAIN).values():
+        given = assignment(budget, max_new_tokens=90)
+        result = solved(name.partition(",")[0], rule, given, directly=True, **STRATEGIES[name])
+        spend = result.response.spend
+        assert dataclasses.replace(spend, forced_tokens=0) == result.engine.spent
+        # Without a budget only the search makes several chains.
+        assert spend.tokens <= (budget or 90) or name == "tale-search"
+
+
+# ---- budget forcing ----
 
 
 def test_an_open_block_is_closed_and_the_answer_continues_behind_it():
-    response, [thinking, answering] = drive("budget-forcing", assignment(40), ENDLESS)
+    result = solved("budget-forcing", script(ENDLESS), assignment(40))
+    response, [thinking, answering] = result.response, result.requests
     cut = thinking.max_new_tokens
     assert cut == 40 - 6
     assert thinking.prompt_ids == PROMPT
@@ -83,54 +97,152 @@ def test_an_open_block_is_closed_and_the_answer_continues_behind_it():
     assert response.spend.forced_tokens == 1
     assert answering.prompt_ids == [*PROMPT, *ENDLESS[:cut], CLOSE]
     assert answering.max_new_tokens == 40 - cut - 1
-    assert answering.seed != thinking.seed
+    assert (thinking.offset, answering.offset) == (0, cut + 1)
     split = PLAIN.split(response.ids)
     assert (split.thinking_ids, split.answer_ids) == ([WORD] * (cut - 1), [WORD] * 5)
 
 
 def test_what_closed_by_itself_is_not_closed_again():
-    response, [_, answering] = drive("budget-forcing", assignment(40), CHATTY)
-    assert not response.forced_close
-    assert response.spend.forced_tokens == 0
-    assert answering.max_new_tokens == 6
-    assert response.ids == CHATTY[:40]
+    result = solved("budget-forcing", script(CHATTY), assignment(40))
+    assert not result.response.forced_close
+    assert result.response.spend.forced_tokens == 0
+    assert result.response.ids == CHATTY[:40]
 
 
 def test_a_finished_chain_costs_one_request():
-    response, requests = drive("budget-forcing", assignment(40), SHORT)
+    result = solved("budget-forcing", script(SHORT), assignment(40))
+    response = result.response
     assert response.ids == SHORT
-    assert (len(requests), response.finished, response.forced_close) == (1, True, False)
+    assert (len(result.requests), response.finished, response.forced_close) == (1, True, False)
     assert response.spend == Ledger(requests=1, prompt_tokens=3, computed_prompt_tokens=3, decoded_tokens=6)
 
 
 def test_a_prompt_that_opens_the_block_has_it_closed():
-    response, _ = drive("budget-forcing", assignment(40, prompt_ids=[*PROMPT, OPEN]), [WORD] * 100)
+    opened = [*PROMPT, OPEN]
+    response = solved("budget-forcing", lambda ids: WORD, assignment(40, prompt_ids=opened)).response
     assert response.forced_close
     assert response.ids[34] == CLOSE
-    response, [request] = drive("no-thinking", assignment(40, prompt_ids=[*PROMPT, OPEN]), [WORD] * 100)
-    assert request.prompt_ids == [*PROMPT, OPEN, CLOSE]
+    result = solved("no-thinking", lambda ids: WORD, assignment(40, prompt_ids=opened))
+    assert result.requests[0].prompt_ids == [*opened, CLOSE]
 
 
 def test_without_a_budget_a_chain_runs_to_its_limit():
-    response, [request] = drive("budget-forcing", assignment(None, max_new_tokens=70), ENDLESS)
-    assert request.max_new_tokens == 70
-    assert response.ids == ENDLESS[:70]
-    assert not response.forced_close
+    result = solved("budget-forcing", script(ENDLESS), assignment(None, max_new_tokens=70))
+    assert [request.max_new_tokens for request in result.requests] == [70]
+    assert result.response.ids == ENDLESS[:70]
+    assert not result.response.forced_close
 
 
 def test_a_budget_above_the_limit_of_a_chain_counts():
-    response, _ = drive("budget-forcing", assignment(200, max_new_tokens=70), ENDLESS)
-    assert len(response.ids) == 200
+    result = solved("budget-forcing", script(ENDLESS), assignment(200, max_new_tokens=70))
+    assert len(result.response.ids) == 200
 
 
-def test_no_thinking_forces_an_empty_block_and_charges_it():
-    response, [request] = drive("no-thinking", assignment(40), [WORD] * 100)
+@pytest.mark.parametrize("reserve", [3, 10, 39])
+def test_the_reserve_can_be_chosen(reserve):
+    result = solved("budget-forcing", script(ENDLESS), assignment(40), answer_reserve_tokens=reserve)
+    assert result.requests[0].max_new_tokens == 40 - reserve
+    assert len(result.response.ids) == 40
+
+
+def hasty(thinking, words: int, prompt_ids=PROMPT):
+    """Thinks so many words, closes, answers; made to wait, it does all that again."""
+    wait, end = encode("Wait"), list(thinking.close_ids)
+    begin = [] if thinking.prompt_opens(prompt_ids) else list(thinking.open_ids)
+
+    def rule(ids):
+        response = list(ids)[len(prompt_ids) :]
+        if len(response) < len(begin):
+            return [begin[len(response)], WORD]
+        phase = thinking.phases(response, prompt_ids)[-1]
+        if phase in ("closed", "answering"):
+            return [WORD if phase == "closed" else EOS, WORD]
+        starts = [i + len(wait) for i in range(len(response)) if response[i : i + len(wait)] == wait]
+        thought = response[max(starts, default=len(begin)) :]
+        count = sum(token == WORD for token in thought)
+        return [WORD] if count < words else [end[len(thought) - count], WORD]
+
+    return rule
+
+
+@pytest.mark.parametrize("thinking", [PLAIN, SPELT], ids=["one id", "several ids"])
+@pytest.mark.parametrize("budget", [None, 200])
+def test_thinking_that_ends_too_early_is_made_to_go_on(thinking, budget):
+    rule, wait = hasty(thinking, words=10), encode("Wait")
+    first = [*thinking.open_ids, *[WORD] * 10]
+    for least, times in [(5, 0), (10, 0), (11, 1), (20, 1), (23, 2), (1000, 2)]:
+        result = solved("budget-forcing", rule, assignment(budget, thinking), min_thinking_tokens=least)
+        again = [*wait, *[WORD] * 10] * times
+        assert result.response.ids == [*first, *again, *thinking.close_ids, WORD, EOS]
+        assert result.response.spend.forced_tokens == len(wait) * times
+        # Closes that were taken back have been decoded.
+        taken_back = len(thinking.close_ids) * times
+        assert result.response.spend.tokens == len(result.response.ids) + taken_back
+        assert not result.response.forced_close
+
+
+def test_waits_and_their_text_can_be_chosen():
+    result = solved("budget-forcing", hasty(PLAIN, 10), assignment(None), min_thinking_tokens=1000, waits=5)
+    assert result.response.spend.forced_tokens == 5 * len(encode("Wait"))
+    result = solved("budget-forcing", hasty(PLAIN, 10), assignment(None), min_thinking_tokens=1000, waits=0)
+    assert len(result.requests) == 1
+    rule = script([OPEN, WORD, CLOSE])
+    result = solved("budget-forcing", rule, assignment(60), min_thinking_tokens=5, waits=1, wait_text="Hmm")
+    assert TOKENIZER.decode(result.response.ids).startswith("<think> soHmm so")
+
+
+def test_lengthened_thinking_keeps_the_reserve():
+    for budget in range(13, 90):
+        result = solved("budget-forcing", hasty(PLAIN, 10), assignment(budget), min_thinking_tokens=1000, waits=9)
+        assert result.response.spend.tokens <= budget
+        assert result.answer.strip()
+    assert result.response.spend.forced_tokens > 2
+
+
+def test_white_space_in_front_of_an_early_close_goes_with_it():
+    newline = LINES.tokenizer.encode("\n")
+    rule = script([OPEN, *newline, WORD, *newline, CLOSE])
+    result = solved("budget-forcing", rule, assignment(60, LINES), min_thinking_tokens=5, waits=1)
+    assert result.response.ids[: 3 + len(encode("Wait"))] == [OPEN, *newline, WORD, *encode("Wait")]
+
+
+def test_a_block_that_was_never_opened_is_opened_to_go_on():
+    result = solved("budget-forcing", script([CLOSE]), assignment(60), min_thinking_tokens=5, waits=1)
+    assert result.response.ids[: 1 + len(encode("Wait"))] == [OPEN, *encode("Wait")]
+    # What the prompt has opened needs no second open.
+    opened = [*PROMPT, OPEN]
+    rule = hasty(PLAIN, 3, opened)
+    result = solved("budget-forcing", rule, assignment(60, prompt_ids=opened), min_thinking_tokens=5, waits=1)
+    assert result.response.ids == [*[WORD] * 3, *encode("Wait"), *[WORD] * 3, CLOSE, WORD, EOS]
+
+
+# ---- no thinking ----
+
+
+@pytest.mark.parametrize("budget", [None, 40])
+def test_no_thinking_forces_an_empty_block_and_charges_it(budget):
+    result = solved("no-thinking", lambda ids: WORD, assignment(budget, max_new_tokens=40))
+    [request] = result.requests
     assert request.prompt_ids == [*PROMPT, OPEN, CLOSE]
     assert request.max_new_tokens == 38
-    assert response.forced_close
-    assert response.spend.forced_tokens == 2
-    assert PLAIN.count(response.ids).thinking_tokens == 0
-    assert PLAIN.split(response.ids).answer_ids == [WORD] * 38
+    assert EOS in request.forbidden_first_ids
+    assert result.response.forced_close
+    assert result.response.spend.forced_tokens == 2
+    assert PLAIN.count(result.response.ids).thinking_tokens == 0
+    assert PLAIN.split(result.response.ids).answer_ids == [WORD] * 38
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_block_of_no_thinking_may_hold_a_thought(opened):
+    thought = "So I am done."
+    given = assignment(90, LINES, prompt_ids=[*PROMPT, OPEN] if opened else PROMPT)
+    result = solved("no-thinking", lambda ids: [WORD], given, thought=thought)
+    text = TOKENIZER.decode(result.response.ids)
+    assert text.startswith(("" if opened else "<think>\n") + f"{thought}\n</think>\n\n so")
+    assert result.response.forced_close and result.response.spend.tokens == 90
+
+
+# ---- what is refused ----
 
 
 @pytest.mark.parametrize(
@@ -141,19 +253,33 @@ def test_no_thinking_forces_an_empty_block_and_charges_it():
         ("budget-forcing", 40, {"answer_reserve_tokens": 2}, "answer_reserve_tokens is 2.*at least 3"),
         ("budget-forcing", 40, {"answer_reserve_tokens": 0}, "answer_reserve_tokens is 0"),
         ("budget-forcing", 40, {"answer_reserve_tokens": -9}, "answer_reserve_tokens is -9"),
+        ("budget-forcing", 40, {"waits": -1}, "waits is -1; give 0 or more"),
+        ("budget-forcing", 40, {"min_thinking_tokens": -1}, "min_thinking_tokens is -1"),
+        *[
+            (name, 6, {}, "budget_tokens is 6, of which 6 are reserved")
+            for name in (
+                "chain-of-draft",
+                "close-scaling",
+                "deer",
+                "dynasor",
+                "l1-exact",
+                "tale-estimate",
+                "tale-search",
+            )
+        ],
         ("no-thinking", 2, {}, "budget_tokens is 2; an empty thinking block takes them all"),
+        ("no-thinking", 9, {"thought": "So I am done."}, "budget_tokens is 9; this thinking block takes them all"),
+        ("l1-exact", None, {}, "write the budget into the prompt; give budget_tokens"),
+        ("l1-max", None, {}, "write the budget into the prompt; give budget_tokens"),
+        ("deer", 40, {"threshold": 1.1}, "threshold is 1.1; give a confidence"),
+        ("deer", 40, {"trial_tokens": 0}, "trial_tokens is 0; give at least 1"),
+        ("deer", 40, {"transitions": ("",)}, "transitions are"),
+        ("tale-estimate", 40, {"estimate_tokens": 0}, "estimate_tokens is 0; give at least 1"),
     ],
 )
-def test_budgets_that_cannot_be_kept_are_refused(strategy, budget, parameters, sentence):
+def test_what_cannot_be_kept_is_refused(strategy, budget, parameters, sentence):
     with pytest.raises(BadInput, match=sentence):
-        drive(strategy, assignment(budget), ENDLESS, **parameters)
-
-
-@pytest.mark.parametrize("reserve", [3, 10, 39])
-def test_the_reserve_can_be_chosen(reserve):
-    response, [thinking, _] = drive("budget-forcing", assignment(40), ENDLESS, answer_reserve_tokens=reserve)
-    assert thinking.max_new_tokens == 40 - reserve
-    assert len(response.ids) == 40
+        solved(strategy, script(ENDLESS), assignment(budget), **parameters)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +287,12 @@ def test_the_reserve_can_be_chosen(reserve):
     [
         ("budget_forcing", {}, "Unknown strategy 'budget_forcing', did you mean budget-forcing"),
         ("nothinking", {}, "did you mean no-thinking"),
-        ("oracle", {}, "known are budget-forcing, dynasor, no-thinking"),
+        ("tale-estimated", {}, "did you mean tale-estimate"),
+        ("oracle", {}, "known are budget-forcing, chain-of-draft, close-scaling, deer, dynasor, l1-exact"),
         ("budget-forcing", {"answer_reserve": 9}, "no parameter 'answer_reserve', did you mean answer_reserve_tokens"),
         ("no-thinking", {"answer_reserve_tokens": 9}, "Strategy 'no-thinking' has no parameter"),
+        ("l1-max", {"sentence": "Think."}, "Strategy 'l1-max' has no parameter 'sentence'"),
+        ("deer", {"needs": ()}, "Strategy 'deer' has no parameter 'needs'"),
     ],
 )
 def test_unknown_names_bring_near_ones(name, parameters, sentence):
@@ -171,11 +300,34 @@ def test_unknown_names_bring_near_ones(name, parameters, sentence):
         get_strategy(name, **parameters)
 
 
+def test_an_engine_that_lacks_what_a_strategy_needs_is_named():
+    backends = {"graph": frozenset({LOGPROBS, LOGIT_BIAS}), "vllm": frozenset({LOGPROBS}), "openai": frozenset()}
+    engine = MockEngine(lambda ids: WORD, frozenset({EOS}))
+    engine.capabilities = backends["openai"]
+    sentence = "Strategy 'deer' needs logprobs, which backend openai does not have; use graph or vllm."
+    with pytest.raises(BadInput, match=sentence):
+        check_capabilities("deer", get_strategy("deer"), engine, "openai", backends)
+    with pytest.raises(BadInput, match="needs logit_bias, which backend openai does not have; use graph"):
+        check_capabilities("close-scaling", get_strategy("close-scaling"), engine, "openai", backends)
+    engine.capabilities = backends["graph"]
+    for name in ("deer", "close-scaling", "budget-forcing"):
+        check_capabilities(name, get_strategy(name), engine, "graph", backends)
+
+
+def test_the_limit_of_thinking():
+    assert think_limit(assignment(40)) == 34
+    assert think_limit(assignment(160)) == 140
+    assert think_limit(assignment(40), 10) == 30
+    assert think_limit(assignment(None, max_new_tokens=70), 10) == 70
+
+
 # ---- run_all ----
 
 
 class ScriptedEngine:
     """Every completion repeats the request's last prompt id; the batches are kept."""
+
+    capabilities = frozenset()
 
     def __init__(self):
         self.batches = []
@@ -185,6 +337,7 @@ class ScriptedEngine:
         return [
             Completion([request.prompt_ids[-1]] * request.max_new_tokens, False, Ledger(1, decoded_tokens=1))
             for request in requests
+            for _ in range(request.n)
         ]
 
 
@@ -213,6 +366,15 @@ def test_requests_of_all_problems_share_batches_and_find_their_way_back():
     assert [response.spend.requests for response in responses] == [3, 0, 3, 1]
     assert sum(done) == 4
     assert all(done)
+
+
+def test_all_samples_of_a_request_go_to_who_asked():
+    def two_samples(token: int):
+        request = dataclasses.replace(assignment(None).request([token], 1), n=2)
+        completions = yield [request]
+        return [completion.ids for completion in completions]
+
+    assert run_all(ScriptedEngine(), [two_samples(7), two_samples(8)]) == [[[7], [7]], [[8], [8]]]
 
 
 def test_the_engine_is_not_asked_for_nothing():

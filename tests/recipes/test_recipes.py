@@ -131,6 +131,7 @@ def test_a_reward_reads_its_columns_and_logs(argv, tmp_path, tiny_model):
     for row in logged(tmp_path / "run"):
         assert row["accuracy"] == 0
         assert -2 <= row["rewards/o1_pruner/mean"] <= 0
+        assert row["sampling/importance_sampling_ratio/max"] == pytest.approx(1, abs=1e-3)
     assert ReasoningMetadata.load(tmp_path / "run").method == "grpo o1_pruner"
 
 

@@ -55,7 +55,35 @@ def test_greedy_rollouts_equal_generate(tmp_path, trainer, thinking):
                 torch.tensor([prompt_ids]), do_sample=False, max_new_tokens=12, eos_token_id=list(thinking.eos_ids)
             )
         assert completion_ids == whole[0, len(prompt_ids) :].tolist()
-    assert rolled["logprobs"] is None
+
+
+def test_log_probabilities_are_those_of_the_policy_at_its_temperature(tmp_path, trainer, thinking):
+    rolled = engine_rollouts(thinking, config(tmp_path, temperature=0.7))(PROMPTS, trainer)
+    for prompt_ids, completion_ids, logprobs in zip(
+        rolled["prompt_ids"], rolled["completion_ids"], rolled["logprobs"], strict=True
+    ):
+        with torch.no_grad():
+            logits = trainer.model_wrapped(torch.tensor([prompt_ids + completion_ids])).logits[0]
+        policy = (logits / 0.7).log_softmax(-1)[len(prompt_ids) - 1 : -1]
+        assert logprobs == pytest.approx(policy[range(len(completion_ids)), completion_ids].tolist(), abs=1e-4)
+
+
+def test_without_the_correction_there_are_none(tmp_path, trainer, thinking):
+    settings = config(tmp_path, vllm_importance_sampling_correction=False)
+    assert engine_rollouts(thinking, settings)(PROMPTS, trainer)["logprobs"] is None
+
+
+def test_a_response_that_ends_at_once_is_not_empty(tmp_path, trainer, thinking):
+    """TRL looks at the last token of every completion."""
+    [end] = thinking.eos_ids
+    embeddings = trainer.model_wrapped.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings.fill_(1.0)
+        trainer.model_wrapped.model.norm.weight.fill_(1.0)
+        embeddings[end] = 1e3
+    rolled = engine_rollouts(thinking, config(tmp_path))(PROMPTS, trainer)
+    assert rolled["completion_ids"] == [[end]] * len(PROMPTS)
+    assert rolled["logprobs"] == [[pytest.approx(0)]] * len(PROMPTS)
 
 
 def test_samples_of_a_prompt_differ_and_follow_the_generator(tmp_path, trainer, thinking):
@@ -89,6 +117,25 @@ def test_settings_that_the_engine_lacks_are_refused(tmp_path, thinking, changes)
     [name] = changes
     with pytest.raises(BadInput, match=f"{name} is .*, which rollouts do not know; leave it out"):
         engine_rollouts(thinking, config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"top_p": 0.95}, "top_p is 0.95, .*; set top_p to 1.0, or vllm_importance_sampling_correction to false"),
+        ({"top_k": 20}, "top_k is 20, .*; set top_k to 0, or vllm_importance_sampling_correction to false"),
+    ],
+    ids=["top_p", "top_k"],
+)
+def test_a_distribution_that_is_cut_is_refused_with_the_correction(tmp_path, thinking, changes, remedy):
+    with pytest.raises(BadInput, match=remedy):
+        engine_rollouts(thinking, config(tmp_path, **changes))
+    engine_rollouts(thinking, config(tmp_path, vllm_importance_sampling_correction=False, **changes))
+
+
+def test_weights_of_whole_responses_are_refused_where_the_loss_wants_those_of_tokens(tmp_path, thinking):
+    with pytest.raises(BadInput, match=r"mode is sequence_mask, .*; set it to token_truncate or token_mask"):
+        engine_rollouts(thinking, config(tmp_path, loss_type="vespo"))
 
 
 def test_the_copy_that_captured_steps_read_follows_the_weights(trainer, thinking):

@@ -1,0 +1,164 @@
+"""A model that is ready to think: a checkpoint and the engine that runs it.
+
+1. `graph` decodes with our own loop, `transformers` with plain `generate`, `vllm` in vLLM, `openai` on the server at
+   OPENAI_BASE_URL, and `mock` says a script; `auto` takes the fastest that can.
+2. Every engine closes thinking by force: in its loop where it can, else in two passes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.checkpoint import (
+    ReasoningMetadata,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_model,
+    thinking_format,
+    weights_fingerprint,
+)
+from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.inference.engine import IN_LOOP, LOGIT_BIAS, LOGPROBS, SCORE, Engine
+from efficient_reasoning.inference.recall import RecallingEngine
+from efficient_reasoning.inference.two_pass import TwoPassEngine
+from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+# What a backend can do, a server that lacks something apart; forced closes come with all of them (`TwoPassEngine`).
+BACKENDS = {
+    "graph": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
+    "transformers": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
+    "vllm": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
+    "openai": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
+    "mock": frozenset({LOGPROBS, SCORE}),
+}
+
+
+@dataclass(frozen=True)
+class Reasoner:
+    """A model that is ready to think.
+
+    Attributes:
+        engine: decodes.
+        tokenizer: of the checkpoint.
+        thinking: its think delimiters.
+        metadata: its reasoning.json; None for models of another making.
+        name: what it was loaded as.
+        weights: fingerprint of a local folder's weights; None for a model of the Hub.
+        context_tokens: positions that the model knows; None where its config does not say.
+        backend: what decodes.
+    """
+
+    engine: Engine
+    tokenizer: PreTrainedTokenizerBase
+    thinking: ThinkingFormat
+    metadata: ReasoningMetadata | None
+    name: str
+    weights: str | None
+    context_tokens: int | None
+    backend: str
+
+    def recalling(self) -> Reasoner:
+        """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
+        return dataclasses.replace(self, engine=RecallingEngine(self.engine))
+
+    def closing_engine(self) -> Engine:
+        """The engine, or one around it, that closes thinking by force."""
+        in_loop = IN_LOOP in self.engine.capabilities and self.thinking.has_single_ids
+        return self.engine if in_loop else TwoPassEngine(self.engine)
+
+
+def load_reasoner(
+    path_or_id: str, backend: str = "auto", device: str | None = None, dtype: str | None = None, **options
+) -> Reasoner:
+    """Load any stage's checkpoint, or any model with think delimiters.
+
+    Args:
+        path_or_id: folder, Hub id, or "overthinker" for the embedded model. For "openai" the weights are the server's,
+            and only the tokenizer is read from here.
+        backend: "graph", "transformers", "vllm", "openai" or "mock". "auto" takes vLLM on CUDA where it is installed
+            and has the architecture, else "graph" where that can decode it, else "transformers".
+        device, dtype: as in `checkpoint.load_model`; the device is for "graph" and "transformers".
+        options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
+            Hub id) of "transformers", `speculative_config` and others of `vllm.LLM`, the `script` of "mock".
+
+    Raises:
+        BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, an architecture that
+            the backend cannot decode, or a server that does not answer.
+    """
+    if backend not in (*BACKENDS, "auto"):
+        raise BadInput(f"Unknown backend {backend!r}{near(backend, [*BACKENDS, 'auto'])}")
+    folder = resolve_model(path_or_id)
+    tokenizer = load_tokenizer(folder)
+    config = load_config(folder)
+    thinking = thinking_format(folder, tokenizer)
+    if backend == "auto":
+        backend = _fastest(config, device)
+    engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, options)
+    context_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return Reasoner(
+        engine,
+        tokenizer,
+        thinking,
+        ReasoningMetadata.load(folder),
+        Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id,
+        weights_fingerprint(folder),
+        context_tokens,
+        backend,
+    )
+
+
+def _fastest(config: PretrainedConfig, device: str | None) -> str:
+    import torch
+
+    from efficient_reasoning.inference.graph_engine import GraphEngine
+    from efficient_reasoning.inference.vllm_engine import VllmEngine
+
+    on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
+    if on_gpu and VllmEngine.can_decode(config):
+        return "vllm"
+    return "graph" if GraphEngine.can_decode(config) else "transformers"
+
+
+def _load_engine(
+    backend: str,
+    folder: str,
+    tokenizer: PreTrainedTokenizerBase,
+    thinking: ThinkingFormat,
+    device: str | None,
+    dtype: str | None,
+    options: dict,
+) -> Engine:
+    match backend:
+        case "mock":
+            from efficient_reasoning.inference.mock_engine import MockEngine, scripted
+
+            rule = scripted(thinking, *options.get("script", ("", "")))
+            return MockEngine(rule, thinking.eos_ids, tokenizer.decode)
+        case "openai":
+            from efficient_reasoning.inference.openai_engine import OpenAIEngine
+
+            return OpenAIEngine.from_environment(tokenizer, thinking.eos_ids)
+        case "vllm":
+            from efficient_reasoning.inference.vllm_engine import VllmEngine
+
+            return VllmEngine(folder, thinking, dtype, **options)
+    ends = (thinking.eos_ids, tokenizer.pad_token_id, tokenizer)
+    model = load_model(folder, device, dtype)
+    if backend == "transformers":
+        from efficient_reasoning.inference.transformers_engine import TransformersEngine
+
+        if "draft" in options:
+            options = {**options, "draft": load_model(resolve_model(options["draft"]), device, dtype)}
+        return TransformersEngine(model, *ends, **options)
+    from efficient_reasoning.inference.graph_engine import GraphEngine
+
+    if not GraphEngine.can_decode(model.config):
+        raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; use transformers.")
+    return GraphEngine(model, *ends, **options)

@@ -1,0 +1,101 @@
+"""TALE: let the model say how many tokens a question needs, or search for it (arXiv 2412.18547).
+
+1. The prompt asks to "use less than n tokens". `tale-estimate` (TALE-EP) asks the model for n first, which costs one
+   short request without thinking; an estimate that holds no number leaves the question as it is.
+2. `tale-search` begins with the question as it is and halves n, from the length of that response, as long as the
+   answer stays the same and comes with fewer tokens; the paper compares with the gold answer, which nobody knows here.
+3. Estimates and attempts are in the ledger, and a budget bounds them with the response.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from efficient_reasoning.answers import extract_answer
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.budget_forcing import ask, finish
+from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.strategy import Assignment, Response, Steps, think_limit
+
+ESTIMATE = (
+    "Task: Analyze the given question and estimate the minimum number of tokens required to generate a complete and "
+    "accurate response. Please Give the response by strictly following this format: [[budget]], for example, "
+    "Budget: [[12]].\n\nBelow is the question:\n\nQuestion: "
+)
+
+
+@dataclass(frozen=True)
+class TaleEstimate:
+    """Ask how many tokens it takes, then ask for that.
+
+    Args:
+        estimate_tokens: most tokens of the estimate; a budget without so much room for thinking goes without.
+    """
+
+    estimate_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if self.estimate_tokens < 1:
+            raise BadInput(f"estimate_tokens is {self.estimate_tokens}; give at least 1.")
+
+    def solve(self, assignment: Assignment) -> Steps:
+        """Two requests: the estimate, and the response.
+
+        Raises:
+            BadInput: the budget is not larger than its reserve for the answer.
+        """
+        thinking, think_tokens = assignment.thinking, think_limit(assignment)
+        question, spend = assignment.question, Ledger()
+        asked = replace(assignment, prompt_ids=assignment.render(f"{ESTIMATE}{question}"))
+        close = thinking.close([], asked.prompt_ids)
+        if think_tokens > len(close) + self.estimate_tokens:
+            [estimate] = yield [asked.probe(close, self.estimate_tokens)]
+            spend = estimate.spend + Ledger(forced_tokens=len(close))
+            if number := re.search(r"\d+", thinking.tokenizer.decode(estimate.ids)):
+                # More than there is would only mislead.
+                question = _bounded(question, min(int(number[0]), think_tokens - spend.tokens))
+        return (yield from ask(assignment, question, think_tokens, spend))
+
+
+@dataclass(frozen=True)
+class TaleSearch:
+    """Halve the tokens that are asked for while the answer stays the same and gets cheaper."""
+
+    def solve(self, assignment: Assignment) -> Steps:
+        """One request, and one for each halving; the cheapest response that agrees with the first is returned.
+
+        Raises:
+            BadInput: the budget is not larger than its reserve for the answer.
+        """
+        best = Response()
+        yield from finish(assignment, best, think_limit(assignment))
+        answer, spend = _answer(assignment, best), best.spend
+        tokens = assignment.thinking.count(best.ids, assignment.prompt_ids).total_tokens // 2
+        while best.finished and answer is not None and tokens:
+            # An attempt that is no cheaper is no use, so it need not be decoded to its end.
+            room_tokens = len(best.ids) - 1
+            if assignment.budget_tokens is not None:
+                room_tokens = min(room_tokens, assignment.budget_tokens - spend.tokens)
+            if room_tokens < 1:
+                break
+            told = replace(assignment, prompt_ids=assignment.render(_bounded(assignment.question, tokens)))
+            [completion] = yield [told.request([], room_tokens)]
+            attempt = Response(prompt_ids=told.prompt_ids)
+            attempt.append(completion)
+            spend += attempt.spend
+            if not attempt.finished or _answer(told, attempt) != answer:
+                break
+            best, tokens = attempt, tokens // 2
+        best.spend = spend
+        return best
+
+
+def _bounded(question: str, tokens: int) -> str:
+    return f"{question}\nLet's think step by step and use less than {tokens} tokens:"
+
+
+def _answer(assignment: Assignment, response: Response) -> str | None:
+    """The final answer, in a form in which equal answers are equal strings; None where there is none."""
+    answer_ids = assignment.thinking.split(response.ids, assignment.prompt_ids).answer_ids
+    return extract_answer("agrees_with_base", assignment.thinking.tokenizer.decode(answer_ids))
