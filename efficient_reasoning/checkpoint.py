@@ -204,7 +204,8 @@ def thinking_format(model: str, tokenizer: PreTrainedTokenizerBase) -> ThinkingF
     except OSError:  # a model without one ends as its config says
         ends = load_config(model).eos_token_id
     eos_ids = [ends] if isinstance(ends, int) else ends or []
-    return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids)
+    vocab_size = load_config(model).get_text_config().vocab_size
+    return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids, vocab_size)
 
 
 def weights_fingerprint(model: str) -> str | None:

@@ -82,18 +82,25 @@ class ThinkingFormat:
     eos_ids: frozenset[int]  # the first of them ends a completion
     pad_id: int | None
     newline: str  # "\n" where the chat template sets the delimiters on lines of their own, else ""
+    vocab_size: int  # of the model's embedding, which may be larger than the tokenizer's
     tokenizer: Any = field(repr=False, compare=False)
     _spelling: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _blanks: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_tokenizer(
-        cls, tokenizer, open_text: str | None = None, close_text: str | None = None, eos_ids: Iterable[int] = ()
+        cls,
+        tokenizer,
+        open_text: str | None = None,
+        close_text: str | None = None,
+        eos_ids: Iterable[int] = (),
+        vocab_size: int = 0,
     ) -> ThinkingFormat:
         """Find the delimiters of a tokenizer, or use those that are given.
 
         Without texts: the first known pair whose two sides are tokens of the vocabulary, else the first known pair
-        that the chat template mentions. `eos_ids` adds those of a model's generation config to the tokenizer's EOS.
+        that the chat template mentions. `eos_ids` adds those of a model's generation config to the tokenizer's EOS;
+        `vocab_size` is that of the model, where it is known.
 
         Raises:
             BadInput: no known pair fits, one text is given without the other, or the vocabulary cannot write them.
@@ -116,6 +123,7 @@ class ThinkingFormat:
             close_ids=_delimiter_ids(tokenizer, close_text),
             eos_ids=frozenset(eos_ids) | ({tokenizer.eos_token_id} - {None}),
             pad_id=tokenizer.pad_token_id,
+            vocab_size=vocab_size,
             newline="\n" if re.search(re.escape(open_text) + r"(\n|\\n)", template) else "",
             tokenizer=tokenizer,
         )
@@ -202,11 +210,14 @@ class ThinkingFormat:
             phases.append(phase)
         return phases
 
-    def state(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> tuple[Phase, int]:
-        """The last of the phases, and how many ids of white space have followed a close."""
-        phases = self.phases(ids, prompt_ids)
-        behind = next((place for place, phase in enumerate(reversed(phases)) if phase != "closed"), len(phases))
-        return phases[-1], max(0, behind - 1)
+    def states(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> list[tuple[Phase, int]]:
+        """The phases, each with how many ids of white space have followed the last close."""
+        phases, blanks = self.phases(ids, prompt_ids), 0
+        states = [(phases[0], blanks)]
+        for token, phase in zip(ids, phases[1:], strict=False):
+            blanks = blanks + 1 if phase == "closed" and token in self.blank_ids else 0
+            states.append((phase, blanks))
+        return states
 
     @property
     def blank_allowance(self) -> int:
@@ -215,10 +226,9 @@ class ThinkingFormat:
 
     @cached_property
     def blank_ids(self) -> frozenset[int]:
-        """All ids of the vocabulary that are white space, and padding: what is no answer."""
-        tokens = range(len(self.tokenizer))
-        blank = frozenset(token for token in tokens if self._pieces([token]) != [""] and self._blank(token))
-        return blank | ({self.pad_id} - {None})
+        """All ids that are white space, spell nothing (a padded embedding has some) or pad: what is no answer."""
+        blank = filter(self._blank, range(max(len(self.tokenizer), self.vocab_size)))
+        return frozenset(blank) | ({self.pad_id} - {None})
 
     @property
     def tool_ids(self) -> frozenset[int]:

@@ -98,6 +98,7 @@ def sample_traces(
         "num_problems": len(problems),
         "problems_fingerprint": _fingerprint(problems),
         "weights": reasoner.weights,
+        "backend": reasoner.backend,
     }
     _claim(config_path, config, path)
     _solve_pending(reasoner, problems, config, path)
@@ -232,7 +233,8 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
         chunk_requests = getattr(reasoner.engine, "chunk_requests", CHUNK_REQUESTS)
         for start in range(0, len(samples), chunk_requests):
             chunk = samples[start : start + chunk_requests]
-            recalling = reasoner.recalling() if len(points) > 1 else reasoner
+            # Also for a single point: one that is added to the run later must be charged alike.
+            recalling = reasoner.recalling()
             for strategy, budget in points:
                 pending = [sample for sample in chunk if (strategy, budget, sample[0]["id"], sample[1]) not in done]
                 if not pending:

@@ -59,8 +59,8 @@ class PretrainArguments(RecipeArguments):
                 raise BadInput(f"chain_shares has no style {style!r}{near(style, STYLES)}")
         if min(self.chain_shares.values(), default=0) < 0 or not sum(self.chain_shares.values()):
             raise BadInput("chain_shares must be 0 or more each, and not all 0.")
-        if min(self.num_rows, self.num_shards) < 1 or self.vocab_size < 260:
-            raise BadInput("num_rows and num_shards must be at least 1, and vocab_size 260; raise them.")
+        if not 1 <= self.num_shards <= self.num_rows or self.vocab_size < 260:
+            raise BadInput("num_shards must be at least 1, num_rows as many, and vocab_size 260; correct them.")
         if self.empty_weight < 0:
             raise BadInput(f"empty_weight is {self.empty_weight}; it must be 0 or more.")
 

@@ -16,6 +16,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.thinking import KNOWN_DELIMITERS, Count, ThinkingFormat
 
@@ -448,3 +449,12 @@ def test_qwen3s_tokenizer(qwen3):
     call = thinking_format.split(qwen3.encode('<think>\nLook up.\n<tool_call>\n{"name": "f"}\n</tool_call>'))
     assert call.closed and qwen3.decode(call.thinking_ids) == "Look up.\n"  # ".\n" is one id, and ids are never cut
     assert qwen3.decode(call.answer_ids).startswith("<tool_call>")
+
+
+def test_white_space_is_counted_from_the_last_close():
+    thinking = ThinkingFormat.from_tokenizer(load_tokenizer(resolve_model("overthinker")))
+    [open_id], [close_id] = thinking.open_ids, thinking.close_ids
+    word, line = (thinking.tokenizer.encode(text)[0] for text in ("so", "\n"))
+    states = thinking.states([open_id, word, close_id, line, line, close_id, line])
+    assert [blanks for _, blanks in states] == [0, 0, 0, 0, 1, 2, 0, 1]
+    assert states[-1] == ("closed", 1)

@@ -19,7 +19,7 @@ _UNBEGUN, _THINKING, _CLOSED, _ANSWERING = range(4)
 _PHASES = {"unbegun": _UNBEGUN, "thinking": _THINKING, "closed": _CLOSED, "answering": _ANSWERING}
 _WORD, _OPEN, _CLOSE, _BLANK, _TOOL = range(5)
 _NEVER = 2**31 - 1
-_STATES = ("guarded", "after", "phase", "blanks", "suffix_at", "which", "forced", "masked")
+_STATES = ("guarded", "after", "phase", "blanks", "suffix_at", "which", "was_forced", "forced", "masked")
 
 
 class CloseTable:
@@ -34,7 +34,7 @@ class CloseTable:
 
     def __init__(self, rows: int, thinking: ThinkingFormat, vocabulary: int, device: torch.device | str):
         kinds = torch.zeros(vocabulary, dtype=torch.long)
-        kinds[list(thinking.blank_ids)] = _BLANK
+        kinds[[token for token in thinking.blank_ids if token < vocabulary]] = _BLANK
         kinds[list(thinking.tool_ids)] = _TOOL
         kinds[thinking.open_ids[0]], kinds[thinking.close_ids[0]] = _OPEN, _CLOSE
         ends = torch.zeros(vocabulary, dtype=torch.bool)
@@ -55,6 +55,7 @@ class CloseTable:
         self.phase = numbers(_ANSWERING)
         self.blanks = numbers(0)  # since the close
         self.suffix_at, self.which = numbers(-1), numbers(0)  # place in the suffix that is being forced, and which
+        self.was_forced = torch.zeros(rows, dtype=torch.bool, device=device)  # the last token
         self.forced, self.masked = numbers(0), numbers(0)  # counts
 
     def set(self, rows: torch.Tensor, requests: Sequence[Request]) -> None:
@@ -77,8 +78,8 @@ class CloseTable:
         for name in _STATES:
             getattr(self, name)[rows] = getattr(table, name)
 
-    def forbid(self, logits: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Logits (R, V) without what must not follow `counts` (R,) new tokens."""
+    def forbid(self, logits: torch.Tensor, counts: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
+        """Logits (R, V) without what must not follow `counts` (R,) new tokens; rows that are done count nothing."""
         is_closed = self.phase == _CLOSED
         no_end = self.guarded & (self.phase != _ANSWERING)
         no_blank = self.guarded & is_closed & (self.blanks >= self.allowance)
@@ -89,12 +90,12 @@ class CloseTable:
         forbidden |= no_delimiter[:, None] & self.is_delimiter
         best = logits.argmax(-1, keepdim=True)
         is_free = ~self._is_forced(counts)
-        self.masked.add_(forbidden.gather(1, best)[:, 0] & is_free)
+        self.masked.add_(forbidden.gather(1, best)[:, 0] & is_free & ~done)
         return logits.masked_fill(forbidden, -torch.inf)
 
-    def follow(self, drawn: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    def follow(self, drawn: torch.Tensor, counts: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
         """The tokens (R,) that stand behind `counts` new ones: those drawn, or those forced."""
-        forced = self._is_forced(counts)
+        forced = self._is_forced(counts) & ~done
         begins = forced & (self.suffix_at < 0)
         self.which.copy_(torch.where(begins, self.phase, self.which))
         at = torch.where(begins, 0, self.suffix_at).clamp(min=0)
@@ -102,6 +103,7 @@ class CloseTable:
         is_last = at + 1 == self.suffix_lengths[self.which]
         self.suffix_at.copy_(torch.where(forced & ~is_last, at + 1, -1))
         self.forced.add_(forced)
+        self.was_forced.copy_(forced)
         self._read(tokens)
         return tokens
 
@@ -125,7 +127,8 @@ def _start(request: Request) -> dict[str, int]:
     if request.forced_close is None:
         return {"phase": _ANSWERING, "after": _NEVER, "suffix_at": -1}
     begin = len(request.prompt_ids) - request.offset
-    phase, blanks = request.forced_close.thinking.state(request.prompt_ids[begin:], request.prompt_ids[:begin])
+    states = request.forced_close.thinking.states(request.prompt_ids[begin:], request.prompt_ids[:begin])
+    phase, blanks = states[-1]
     return {
         "guarded": 1,
         "after": request.forced_close.after_tokens,

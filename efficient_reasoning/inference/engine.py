@@ -77,7 +77,7 @@ class Request:
         seed: of the first sample; the next ones have the next numbers.
         offset: position in the response at which this request begins.
         n: samples.
-        stop_ids: tokens that end the completion, beside EOS; they stay in it.
+        stop_ids: drawn tokens that end the completion, beside EOS; they stay in it.
         stop_strings: texts that end it once they are spelled; the token that completes one stays.
         logprobs: whether the completion brings log-probabilities.
         logit_bias: added to logits, by token id. Needs LOGIT_BIAS.
@@ -110,7 +110,7 @@ class Completion:
         stopped: ended by a stop id or string.
         was_closed: the thinking was closed by force.
         logprobs: of each id under the model at the request's temperature (1 for greedy), nothing cut off by top_p or
-            top_k; None where they were not asked for.
+            top_k, and 0 for forced ids; None where they were not asked for.
     """
 
     ids: list[int]

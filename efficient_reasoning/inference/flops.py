@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,7 +37,7 @@ class DecodingFlops:
         head = model.get_output_embeddings()
         body = 0.0
         for module in model.modules():
-            if isinstance(module, torch.nn.Linear) and module is not head:
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
                 body += 2 * module.weight.numel()
         experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
         if experts:
@@ -44,7 +45,10 @@ class DecodingFlops:
             body += 2 * stacked * config.num_experts_per_tok / experts
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        return cls(body, 2 * head.weight.numel(), 4 * config.num_hidden_layers * heads * head_dim)
+        # Multi-head latent attention compares in more dimensions than it sums in.
+        key_dim, value_dim = (getattr(config, name, None) or head_dim for name in ("qk_head_dim", "v_head_dim"))
+        attention = 2 * config.num_hidden_layers * heads * (key_dim + value_dim)
+        return cls(body, 2 * head.weight.numel(), attention)
 
     def of_prompt(self, tokens: int, computed_tokens: int) -> float:
         """Reading a prompt whose last `computed_tokens` are not cached, and the logits behind it."""

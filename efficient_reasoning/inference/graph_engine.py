@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, DynamicCache
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import scoring, step_attention
 from efficient_reasoning.inference.closing import CloseTable
 from efficient_reasoning.inference.engine import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
+_TOKENS_APART = 64  # lengths of prompts and completions are rounded up, so that loops serve again
 _COLUMNS_APART = 256  # between two moves of the cache
 
 
@@ -70,6 +72,9 @@ class GraphEngine:
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
+
+    Raises:
+        BadInput: the model does not hand on to its attention what a step tells it.
     """
 
     capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE, IN_LOOP})
@@ -84,7 +89,7 @@ class GraphEngine:
         stride: int = 4,
         compile_step: bool = False,
     ):
-        model.set_attn_implementation(step_attention.NAME)
+        step_attention.use_slots(model)
         self.model = model
         self.eos_ids = eos_ids
         self.pad_id = pad_id
@@ -93,7 +98,7 @@ class GraphEngine:
         self.stride = stride
         self.compile_step = compile_step
         self.spent = Ledger()
-        self._loop: _Loop | None = None
+        self._loops: dict[int | None, _Loop] = {}  # by the candidates of their draws
 
     @staticmethod
     def can_decode(config: PretrainedConfig) -> bool:
@@ -108,6 +113,8 @@ class GraphEngine:
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         requests = single_samples(requests)
+        if any(request.forced_close and not request.forced_close.thinking.has_single_ids for request in requests):
+            raise BadInput("Delimiters of several tokens are closed in two passes; use `TwoPassEngine`.")
         completions: dict[int, Completion] = {}
         for candidates, group in sampling_groups(requests):
             # Requests of one prompt stand together, so that its keys and values need not be kept for long.
@@ -124,7 +131,7 @@ class GraphEngine:
         return [completions[index] for index in range(len(requests))]
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        scores = scoring.score(self.model, self.pad_id, pairs, self._flops)
+        scores = scoring.score(self.model, self.pad_id, pairs, self.flops)
         self.spent = sum((one.spend for one in scores), self.spent)
         return scores
 
@@ -139,15 +146,15 @@ class GraphEngine:
         computed = spend.computed_prompt_tokens
         spend.decoded_tokens = len(ids) - spend.forced_tokens
         spend.seconds = seconds_per_token * (computed + len(ids))
-        spend.flops = self._flops.of_prompt(len(request.prompt_ids), computed)
-        spend.flops += self._flops.of_new(len(request.prompt_ids), len(ids))
+        spend.flops = self.flops.of_prompt(len(request.prompt_ids), computed)
+        spend.flops += self.flops.of_new(len(request.prompt_ids), len(ids))
         spend.peak_memory_bytes = peak_bytes(self.model.device)
         finished = ids[-1] in self.eos_ids
         return Completion(
             ids,
             finished,
             spend,
-            stopped=not finished and (row.spells_stop or ids[-1] in request.stop_ids),
+            stopped=not finished and (row.spells_stop or row.ends_with_stop_id(request)),
             was_closed=spend.forced_tokens > 0,
             logprobs=row.logprobs if request.logprobs else None,
         )
@@ -156,21 +163,23 @@ class GraphEngine:
         """The loop of last time where it fits, which spares capturing another."""
         rows = min(self.rows, 1 << (len(requests) - 1).bit_length())
         step = _Step.of(requests, candidates)
-        prompt_tokens = max(len(request.prompt_ids) for request in requests)
-        new_tokens = max(request.max_new_tokens for request in requests)
-        if self._loop is None or not self._loop.fits(step, rows, prompt_tokens, new_tokens):
-            self._loop = None  # frees its memory before the next one takes its own
+        prompt_tokens = _up_to(_TOKENS_APART, max(len(request.prompt_ids) for request in requests))
+        new_tokens = _up_to(_TOKENS_APART, max(request.max_new_tokens for request in requests))
+        loop = self._loops.pop(candidates, None)
+        if loop is None or not loop.fits(step, rows, prompt_tokens, new_tokens):
+            loop = None  # frees its memory before the next one takes its own
             columns = prompt_tokens + new_tokens + 3 * self.stride + _COLUMNS_APART
             held = min(rows, rows_that_fit(self.column_bytes, columns, self.model.device))
-            self._loop = _Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)
-        return self._loop
+            loop = _Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)
+        self._loops[candidates] = loop
+        return loop
 
     @cached_property
     def column_bytes(self) -> int:
         return column_bytes(self.model)
 
     @cached_property
-    def _flops(self) -> DecodingFlops:
+    def flops(self) -> DecodingFlops:
         return DecodingFlops.of(self.model)
 
 
@@ -182,6 +191,12 @@ class _Decoded:
     ids: list[int]
     logprobs: list[float] | None = None
     spells_stop: bool = False
+
+    def ends_with_stop_id(self, request: Request) -> bool:
+        """Forced tokens, which may end at the limit, stop nothing."""
+        close = request.forced_close
+        is_forced = close is not None and 0 < len(self.ids) - close.after_tokens <= self.spend.forced_tokens
+        return self.ids[-1] in request.stop_ids and not is_forced
 
 
 @dataclass(frozen=True)
@@ -211,6 +226,15 @@ class _Step:
             tuple(sorted({token for request in requests for token in request.logit_bias})),
             any(request.logprobs for request in requests),
             next((close.thinking for close in closes if close is not None), None),
+        )
+
+    def covers(self, other: _Step) -> bool:
+        """Whether this one does whatever the other does, for rows that ask for no more."""
+        return (
+            other.stops <= self.stops
+            and set(other.biased_ids) <= set(self.biased_ids)
+            and other.logprobs <= self.logprobs
+            and other.thinking in (None, self.thinking)
         )
 
 
@@ -307,8 +331,8 @@ class _Loop:
         self.readers: dict[tuple[int, int], _CapturedReader] = {}
 
     def fits(self, step: _Step, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
-        same_kind = (step, rows) == (self.does, self.wanted_rows)
-        return same_kind and prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens
+        is_large = prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens and rows <= self.wanted_rows
+        return is_large and self.does.covers(step)
 
     # ---- the step, on the device ----
 
@@ -345,8 +369,9 @@ class _Loop:
             logits = logits.float().index_add(1, self.biased, rows.bias)
         if rows.closes is None:
             return rows.sampling.draw(logits, uniform, self.does.candidates)
-        allowed = rows.closes.forbid(logits, rows.counts)
-        return rows.closes.follow(rows.sampling.draw(allowed, uniform, self.does.candidates), rows.counts)
+        allowed = rows.closes.forbid(logits, rows.counts, rows.done)
+        drawn = rows.sampling.draw(allowed, uniform, self.does.candidates)
+        return rows.closes.follow(drawn, rows.counts, rows.done)
 
     @staticmethod
     def _write(rows: _Rows, logits: torch.Tensor, place: torch.Tensor) -> None:
@@ -357,7 +382,8 @@ class _Loop:
     def _ends(self, rows: _Rows) -> torch.Tensor:
         # torch.isin cannot be captured.
         ended = (rows.tokens[:, None] == self.eos).any(1) | (rows.counts >= rows.limits)
-        return ended | (rows.tokens[:, None] == rows.stops).any(1)
+        stopped = (rows.tokens[:, None] == rows.stops).any(1)
+        return ended | (stopped if rows.closes is None else stopped & ~rows.closes.was_forced)
 
     def _capture(self) -> None:
         """Capture a step while all rows are idle; replays see whatever the tensors hold by then."""
@@ -447,8 +473,7 @@ class _Loop:
         """Keys, values and logits of the prompts; on CUDA they stay valid until the next call."""
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
-            count = -(-count // _PROMPTS_APART) * _PROMPTS_APART
-            width = -(-width // _WIDTHS_APART) * _WIDTHS_APART
+            count, width = _up_to(_PROMPTS_APART, count), _up_to(_WIDTHS_APART, width)
         padded = np.full((count, width), self.engine.pad_id)  # (N, P)
         lengths = np.ones(count, dtype=np.int64)
         for n, prompt in enumerate(prompts):
@@ -511,6 +536,7 @@ class _Loop:
         if rows.closes is not None:
             rows.closes.set(index, requests)
         began = rows.keep(index)
+        began.done.fill_(False)
         allowed, took_best = _forbid(logits, requests)
         began.masked = took_best.long()
         began.tokens = self._draw(began, allowed, began.uniform[:, 0])
@@ -518,6 +544,10 @@ class _Loop:
         began.counts += 1
         began.done = self._ends(began)
         rows.put(index, began)
+
+
+def _up_to(multiple: int, number: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _captured(function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, object]:
@@ -601,11 +631,16 @@ class _Look:
         count = self.states["counts"][row] if place is None else place
         decoded.ids = self.states["out"][row, :count].tolist()
         decoded.spend.masked_tokens = int(self.states["masked"][row])
-        if "forced" in self.states:
-            decoded.spend.forced_tokens = int(self.states["forced"][row])
-            decoded.spend.masked_tokens += int(self.states["guarded"][row])
         if "logprobs" in self.states:
             decoded.logprobs = self.states["logprobs"][row, :count].tolist()
+        if request.forced_close is not None:
+            after = request.forced_close.after_tokens
+            # A stop string may have been spelled before.
+            forced = max(0, min(int(self.states["forced"][row]), len(decoded.ids) - after))
+            decoded.spend.forced_tokens = forced
+            decoded.spend.masked_tokens += int(self.states["guarded"][row])
+            if decoded.logprobs:
+                decoded.logprobs[after : after + forced] = [0.0] * forced
 
     def _place(self, row: int, request: Request) -> int | None:
         if not request.stop_strings:

@@ -83,7 +83,7 @@ class Guard:
         self.rules = rules
         self.thinking = thinking
         begin = len(prompt_ids) - rules.response_tokens
-        self.phase, self.blanks = thinking.state(prompt_ids[begin:], prompt_ids[:begin])
+        self.phase, self.blanks = thinking.states(prompt_ids[begin:], prompt_ids[:begin])[-1]
         self.count = 0
         self.forced: list[int] = []
         self._suffix: list[int] = []  # what is still to be forced, the last one first

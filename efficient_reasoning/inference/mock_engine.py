@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import LOGPROBS, SCORE, Completion, Request, Score, single_samples
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
@@ -65,7 +66,9 @@ class MockEngine:
             so_far = [*request.prompt_ids, *ids]
             said = self.rule(so_far)
             candidates = [said] if isinstance(said, int) else list(said)
-            token = next(candidate for candidate in candidates if candidate not in forbidden)
+            token = next((candidate for candidate in candidates if candidate not in forbidden), None)
+            if token is None:
+                raise BadInput("The mock has nothing to say that is not forbidden; give its script an answer.")
             masked_tokens += token != candidates[0]
             forbidden = frozenset()
             logprobs.append(math.log(self.confidence(so_far, token)))

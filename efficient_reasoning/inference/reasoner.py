@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from efficient_reasoning.inference.two_pass import TwoPassEngine
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # What a backend can do, a server that lacks something apart; forced closes come with all of them (`TwoPassEngine`).
 BACKENDS = {
@@ -37,6 +38,14 @@ BACKENDS = {
     "vllm": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
     "openai": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
     "mock": frozenset({LOGPROBS, SCORE}),
+}
+
+_OPTIONS = {  # those of vLLM are its own business
+    "auto": frozenset(),
+    "graph": frozenset({"rows", "stride", "compile_step"}),
+    "transformers": frozenset({"draft", "batch_size"}),
+    "openai": frozenset(),
+    "mock": frozenset({"script"}),
 }
 
 
@@ -90,17 +99,23 @@ def load_reasoner(
 
     Raises:
         BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, an architecture that
-            the backend cannot decode, or a server that does not answer.
+            the backend cannot decode, an option that it does not know, or a server that does not answer.
     """
     if backend not in (*BACKENDS, "auto"):
         raise BadInput(f"Unknown backend {backend!r}{near(backend, [*BACKENDS, 'auto'])}")
+    for name in options.keys() - _OPTIONS.get(backend, options.keys()):
+        raise BadInput(f"Backend {backend} has no option {name!r}{near(name, _OPTIONS[backend])}")
     folder = resolve_model(path_or_id)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder)
     thinking = thinking_format(folder, tokenizer)
     if backend == "auto":
-        backend = _fastest(config, device)
-    engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, options)
+        backend = "vllm" if _has_vllm(config, device) else "torch"
+    if backend == "torch":
+        model = load_model(folder, device, dtype)
+        backend, engine = torch_engine(model, thinking.eos_ids, tokenizer.pad_token_id, tokenizer)
+    else:
+        engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, options)
     context_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
     return Reasoner(
         engine,
@@ -114,16 +129,33 @@ def load_reasoner(
     )
 
 
-def _fastest(config: PretrainedConfig, device: str | None) -> str:
+def torch_engine(
+    model: PreTrainedModel,
+    eos_ids: frozenset[int],
+    pad_id: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings,
+) -> tuple[str, Engine]:
+    """The name and the engine that decodes this model: "graph" where it can, else "transformers".
+
+    `settings` are those of `GraphEngine`.
+    """
+    from efficient_reasoning.inference.graph_engine import GraphEngine
+    from efficient_reasoning.inference.transformers_engine import TransformersEngine
+
+    if GraphEngine.can_decode(model.config):
+        with contextlib.suppress(BadInput):
+            return "graph", GraphEngine(model, eos_ids, pad_id, tokenizer, **settings)
+    return "transformers", TransformersEngine(model, eos_ids, pad_id, tokenizer)
+
+
+def _has_vllm(config: PretrainedConfig, device: str | None) -> bool:
     import torch
 
-    from efficient_reasoning.inference.graph_engine import GraphEngine
     from efficient_reasoning.inference.vllm_engine import VllmEngine
 
     on_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
-    if on_gpu and VllmEngine.can_decode(config):
-        return "vllm"
-    return "graph" if GraphEngine.can_decode(config) else "transformers"
+    return on_gpu and VllmEngine.can_decode(config)
 
 
 def _load_engine(
@@ -139,7 +171,7 @@ def _load_engine(
         case "mock":
             from efficient_reasoning.inference.mock_engine import MockEngine, scripted
 
-            rule = scripted(thinking, *options.get("script", ("", "")))
+            rule = scripted(thinking, *options.get("script", ("0", "0")))
             return MockEngine(rule, thinking.eos_ids, tokenizer.decode)
         case "openai":
             from efficient_reasoning.inference.openai_engine import OpenAIEngine

@@ -32,7 +32,8 @@ class RecallingEngine:
         keys = [_key(request) for request in requests]
         recalled = [self._recall(key, request) for key, request in zip(keys, requests, strict=True)]
         unknown = [index for index, completion in enumerate(recalled) if completion is None]
-        for index, completion in zip(unknown, self.engine.generate([requests[i] for i in unknown]), strict=True):
+        decoded = self.engine.generate([requests[i] for i in unknown]) if unknown else []
+        for index, completion in zip(unknown, decoded, strict=True):
             recalled[index] = completion
             self._known[keys[index]] = completion
         return recalled
@@ -43,12 +44,14 @@ class RecallingEngine:
         if known is None or (len(known.ids) < request.max_new_tokens and not ends):
             return None
         ids = known.ids[: request.max_new_tokens]
-        tokens, known_tokens = (known.spend.prompt_tokens + count for count in (len(ids), len(known.ids)))
-        share = tokens / known_tokens
+        computed, prompt_tokens = known.spend.computed_prompt_tokens, known.spend.prompt_tokens
+        share = (computed + len(ids)) / (computed + len(known.ids))
+        costs = getattr(self.engine, "flops", None)  # of engines that know their model
         spend = dataclasses.replace(
             known.spend,
             decoded_tokens=len(ids),
-            flops=known.spend.flops * share,
+            draft_tokens=round(known.spend.draft_tokens * share),
+            flops=costs.of_prompt(prompt_tokens, computed) + costs.of_new(prompt_tokens, len(ids)) if costs else 0.0,
             seconds=known.spend.seconds * share,
         )
         whole = len(ids) == len(known.ids)

@@ -113,5 +113,6 @@ class SlotCache:
         del self._begins[row]
 
     def clear(self) -> None:
-        """No row is needed any longer."""
+        """No row is needed any longer. An interruption may have come between a step and its `stepped`."""
         self._begins.clear()
+        self.column.fill_(self.at)

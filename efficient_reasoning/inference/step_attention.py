@@ -30,6 +30,8 @@ except ImportError:  # the CPU builds of torch come without it
     triton = None
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from efficient_reasoning.inference.slots import SlotCache
 
 NAME = "efficient_reasoning_slots"
@@ -37,11 +39,33 @@ NAME = "efficient_reasoning_slots"
 _BLOCK, _WARPS, _STAGES = 16, 1, 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class PromptLengths:
-    """Lengths (N,) of prompts that are padded on the left."""
+    """Lengths (N,) of prompts that are padded on the left, and how many layers have asked for them."""
 
     lengths: torch.Tensor
+    asked: int = 0
+
+
+def use_slots(model: PreTrainedModel) -> None:
+    """Replace the attention of a model, or leave it as it is.
+
+    Raises:
+        BadInput: some layer does not get what is said to the model's `forward`.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    slots = PromptLengths(torch.ones(1, dtype=torch.long, device=model.device))
+    with torch.inference_mode():
+        model(
+            input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
+            position_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
+            use_cache=False,
+            slots=slots,
+        )
+    if slots.asked != model.config.get_text_config().num_hidden_layers:
+        model.set_attn_implementation(before)
+        raise BadInput(f"Backend graph cannot decode {model.config.model_type}; use transformers.")
 
 
 def slot_attention(
@@ -74,6 +98,7 @@ def slot_attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window or key.shape[2]
     if isinstance(slots, PromptLengths):
+        slots.asked += 1
         return _attend_prompts(query, key, value, slots.lengths, scale, window), None
     if query.is_cuda:
         return _attend_on_gpu(query, key, value, slots.lengths, slots.column, scale, window), None

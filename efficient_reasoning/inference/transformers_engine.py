@@ -8,13 +8,15 @@ model gives alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import scoring
 from efficient_reasoning.inference.engine import (
     LOGIT_BIAS,
@@ -74,6 +76,8 @@ class TransformersEngine:
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         requests = single_samples(requests)
+        if any(request.forced_close for request in requests):
+            raise BadInput("`generate` closes nothing by force; use `TwoPassEngine`.")
         completions: dict[int, Completion] = {}
         for candidates, group in sampling_groups(requests):
             order = sorted(group, key=lambda index: len(requests[index].prompt_ids))
@@ -85,9 +89,15 @@ class TransformersEngine:
         return [completions[index] for index in range(len(requests))]
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        scores = scoring.score(self.model, self.pad_id, pairs, self._flops)
+        scores = scoring.score(self.model, self.pad_id, pairs, self.flops)
         self.spent = sum((one.spend for one in scores), self.spent)
         return scores
+
+    @torch.no_grad()
+    def refresh(self, model: torch.nn.Module) -> None:
+        """Take the weights of `model`, in place."""
+        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
+            own.copy_(new)
 
     def _decode(self, requests: list[Request], candidates: int | None) -> list[Completion]:
         began = time.perf_counter()
@@ -109,11 +119,12 @@ class TransformersEngine:
             "stopping_criteria": [_Ends(requests, longest, self.tokenizer)],
         }
         drafted = None
-        if self.draft is None:
-            output = self.model.generate(input_ids.to(device), **settings)
-        else:
-            with _Work(self.model) as verified, _Work(self.draft) as drafted:
-                output = self.model.generate(input_ids.to(device), assistant_model=self.draft, **settings)
+        with _neutral(self.model):
+            if self.draft is None:
+                output = self.model.generate(input_ids.to(device), **settings)
+            else:
+                with _Work(self.model) as verified, _Work(self.draft) as drafted:
+                    output = self.model.generate(input_ids.to(device), assistant_model=self.draft, **settings)
         rows = [
             tail[: _length(request, tail, self.eos_ids, self.tokenizer)]
             for request, tail in zip(requests, output[:, longest:].tolist(), strict=True)
@@ -123,7 +134,7 @@ class TransformersEngine:
         completions = []
         for row, (request, ids) in enumerate(zip(requests, rows, strict=True)):
             prompt_tokens = len(request.prompt_ids)
-            flops = self._flops.of_prompt(prompt_tokens, prompt_tokens) + self._flops.of_new(prompt_tokens, len(ids))
+            flops = self.flops.of_prompt(prompt_tokens, prompt_tokens) + self.flops.of_new(prompt_tokens, len(ids))
             spend = Ledger(
                 requests=1,
                 prompt_tokens=prompt_tokens,
@@ -144,8 +155,18 @@ class TransformersEngine:
         return completions
 
     @cached_property
-    def _flops(self) -> DecodingFlops:
+    def flops(self) -> DecodingFlops:
         return DecodingFlops.of(self.model)
+
+
+@contextmanager
+def _neutral(model: PreTrainedModel) -> Iterator[None]:
+    """The model without generation settings of its own, such as a repetition penalty, which requests do not have."""
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Draws(LogitsProcessor):
@@ -221,7 +242,7 @@ class _Ends(StoppingCriteria):
 
 
 def _stops(request: Request, ids: list[int], tokenizer: PreTrainedTokenizerBase | None) -> bool:
-    if ids[-1] in request.stop_ids:
+    if not request.stop_ids.isdisjoint(ids):  # a draft brings several tokens at once
         return True
     return stop_place(tokenizer, ids, request.stop_strings) is not None
 

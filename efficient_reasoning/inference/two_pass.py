@@ -56,7 +56,7 @@ def _decode(request: Request) -> Exchange[Completion]:
             is_over, was_closed = True, bool(suffix)
             forbidden_ids = frozenset() if suffix else forbidden_ids
             continue
-        phase, blanks = _states(thinking, response, prompt_ids)[-1]
+        phase, blanks = thinking.states(response, prompt_ids)[-1]
         if is_over or taken_back:
             forbidden_ids |= _forbidden(thinking, phase, blanks, is_over)
         # Else the request is that of plain thinking, whatever the budget, and may be recalled (`recall`).
@@ -100,7 +100,7 @@ def _allowed(
     thinking: ThinkingFormat, before: list[int], ids: list[int], prompt_ids: Sequence[int], is_over: bool
 ) -> int:
     """How many of the ids, which follow `before`, may stay."""
-    states = _states(thinking, [*before, *ids], prompt_ids)[len(before) :]
+    states = thinking.states([*before, *ids], prompt_ids)[len(before) :]
     allowed = len(ids)
     if is_over and _spelt_delimiters(thinking) and any(phase != "answering" for phase, _ in states[1:]):
         # A delimiter of several ids shows itself with its last one, which is what must go.
@@ -113,16 +113,6 @@ def _allowed(
         if token in _forbidden(thinking, phase, blanks, is_over):
             return place
     return allowed
-
-
-def _states(thinking: ThinkingFormat, ids: list[int], prompt_ids: Sequence[int]) -> list[tuple[Phase, int]]:
-    """The phase before the first id and after each one, and how much white space has followed the last close."""
-    phases, blanks = thinking.phases(ids, prompt_ids), 0
-    states = [(phases[0], blanks)]
-    for token, phase in zip(ids, phases[1:], strict=False):
-        blanks = blanks + 1 if phase == "closed" and token in thinking.blank_ids else 0
-        states.append((phase, blanks))
-    return states
 
 
 def _forbidden(thinking: ThinkingFormat, phase: Phase, blanks: int, is_over: bool) -> frozenset[int]:

@@ -99,6 +99,8 @@ class VllmEngine:
         return not {*(config.architectures or ())}.isdisjoint(ModelRegistry.get_supported_archs())
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        if not requests:
+            return []
         """As `Engine.generate`.
 
         Raises:

@@ -68,16 +68,13 @@ def engine_rollouts(
     engines: list = []  # the one that is made for the first batch
 
     def engine_of(model: PreTrainedModel, rows: int) -> Engine:
-        from efficient_reasoning.inference.graph_engine import GraphEngine
-        from efficient_reasoning.inference.transformers_engine import TransformersEngine
+        from efficient_reasoning.inference.reasoner import torch_engine
 
-        ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
-        if not GraphEngine.can_decode(model.config):
-            return TransformersEngine(model, *ends)
         on_gpu = model.device.type == "cuda"
         if not engines:
             own = _copy(model, config.bf16) if on_gpu else model
-            engines.append(GraphEngine(own, *ends, rows=rows, compile_step=compile_step))
+            ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
+            engines.append(torch_engine(own, *ends, rows=rows, compile_step=compile_step)[1])
         if on_gpu:
             engines[0].refresh(model)
         return engines[0]

@@ -135,7 +135,7 @@ def same_as_generate(name: str, engine_class) -> dict:
 
 def step_seconds(engine, length: int, steps: int = 200) -> float:
     """One step of all rows, each of which owns `length` columns."""
-    loop = engine._loop
+    [loop] = engine._loops.values()
     import torch
 
     with torch.inference_mode():
@@ -233,7 +233,7 @@ def measure(name: str, args) -> dict:
                 bytes_ = 2 * result["parameters"] + 2 * args.rows * own * column
                 share = bytes_ / step / args.bandwidth
                 entry["steps"].append({"length": own, "seconds": step, "bytes": bytes_, "share_of_bandwidth": share})
-            engine._loop = None
+            engine._loops.clear()
     return result
 
 

@@ -172,6 +172,10 @@ def test_other_problems_or_another_model_are_refused(problems, fake_reasoner, tm
         evaluate(fake_reasoner(), edited, out=tmp_path / "run")
     with pytest.raises(BadInput, match="model"):
         evaluate(fake_reasoner("other"), problems, out=tmp_path / "run")
+    elsewhere = fake_reasoner()
+    elsewhere.backend = "vllm"
+    with pytest.raises(BadInput, match="differs in backend"):
+        evaluate(elsewhere, problems, out=tmp_path / "run")
 
 
 def test_a_folder_of_something_else_is_left_alone(problems, fake_reasoner, tmp_path):

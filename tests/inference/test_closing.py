@@ -10,6 +10,8 @@ from efficient_reasoning.inference.engine import Request
 from tests.inference.minds import EOS, FORMATS, OPEN, PROMPT, TOKENIZER, WORD, adversaries
 from tests.inference.test_two_pass import in_loop, request
 
+NOT_DONE = torch.tensor([False])
+
 
 def stepped(rule, asked: Request) -> tuple[list[int], CloseTable]:
     """Decode greedily, one step of the table a token."""
@@ -21,8 +23,8 @@ def stepped(rule, asked: Request) -> tuple[list[int], CloseTable]:
         for rank, token in reversed([*enumerate(rule(ids))]):
             logits[0, token] = -rank
         count = torch.tensor([new])
-        drawn = table.forbid(logits, count).argmax(-1)
-        ids.append(int(table.follow(drawn, count)))
+        drawn = table.forbid(logits, count, NOT_DONE).argmax(-1)
+        ids.append(int(table.follow(drawn, count, NOT_DONE)))
         new += 1
     return ids[len(asked.prompt_ids) :], table
 

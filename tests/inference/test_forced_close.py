@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.inference import Request, Sampling, load_reasoner, solve_many
 from efficient_reasoning.inference.engine import ForcedClose
-from efficient_reasoning.inference.graph_engine import GraphEngine
+from efficient_reasoning.inference.graph_engine import GraphEngine, _Loop
 from efficient_reasoning.inference.transformers_engine import TransformersEngine
 from efficient_reasoning.inference.two_pass import TwoPassEngine
 from efficient_reasoning.problems import load_problems
@@ -131,6 +131,49 @@ def test_rows_without_a_close_among_those_with_one_are_left_alone():
     mixed = decode(GraphEngine, model, PLAIN, [one for pair in zip(requests, plain, strict=True) for one in pair])
     assert [one.ids for one in mixed[1::2]] == alone
     assert any(not one.finished or len(one.ids) > 1 for one in mixed[1::2])
+
+
+@pytest.mark.parametrize("steps", [1, 4], ids=["looks at once", "looks late"])
+def test_rows_that_are_done_force_and_mask_nothing_more(steps, monkeypatch):
+    """A row steps on until it is looked at, which on CUDA is late."""
+    step = _Loop.step
+
+    def several(loop) -> None:
+        for _ in range(steps):
+            loop.cache.make_room()
+            step(loop)
+
+    monkeypatch.setattr(_Loop, "step", several)
+    words = PLAIN.tokenizer.encode("Compute 34 + 27.", add_special_tokens=False)
+    limits = [(1, 0), (1, 1), (2, 1), (5, 5), (6, 5), (3, 9)]
+    requests = [
+        Request(words[: 1 + i], most, GREEDY, forced_close=ForcedClose(after, LINED), logprobs=True)
+        for i in range(len(words))
+        for most, after in limits
+    ]
+    in_loop = decode(GraphEngine, rambler(0), LINED, requests, rows=4)
+    two_pass = decode(TransformersEngine, rambler(0), LINED, requests)
+    for ours, theirs in zip(in_loop, two_pass, strict=True):
+        if not ours.spend.masked_tokens + theirs.spend.masked_tokens:
+            assert (ours.ids, ours.was_closed) == (theirs.ids, theirs.was_closed)
+            assert ours.spend.decoded_tokens == theirs.spend.decoded_tokens
+            assert ours.spend.forced_tokens == theirs.spend.forced_tokens
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-3)
+    assert sum(one.was_closed for one in in_loop) > 3
+
+
+def test_a_padded_embedding_says_nothing():
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(resolve_model("overthinker"))
+    config.vocab_size += 86
+    config.initializer_range = 0.5
+    thinking = ThinkingFormat.from_tokenizer(PLAIN.tokenizer, vocab_size=config.vocab_size)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.lm_head.weight.data[-86:] *= 1.6
+    requests = requests_of(thinking, GREEDY)
+    for engine_class in (GraphEngine, TransformersEngine):
+        for request, completion in zip(requests, decode(engine_class, model, thinking, requests), strict=True):
+            check(request, completion, thinking)
 
 
 @pytest.mark.gpu

@@ -45,7 +45,7 @@ def test_greedy_tokens_are_those_of_generate(models, stride, monkeypatch):
     assert len({len(ids) for ids in expected}) > 4  # rows are refilled at different times
 
 
-def test_samples_are_those_of_the_dynamic_loop(qwen3):
+def test_samples_are_those_of_the_reference(qwen3):
     requests = [
         Request(row, 5 + 4 * seed, Sampling(temperature, top_p, top_k), seed)
         for seed, row in enumerate(prompts(12))
@@ -116,7 +116,7 @@ def test_a_run_that_was_interrupted_leaves_nothing_behind(qwen3, monkeypatch):
     requests = [Request(row, 30, GREEDY) for row in prompts(20)]
     engine = GraphEngine(qwen3, frozenset(EOS), PAD, rows=4)
     expected = [completion.ids for completion in engine.generate(requests)]
-    loop = engine._loop
+    [loop] = engine._loops.values()
     step, calls = loop.step, []
 
     def interrupted() -> None:
@@ -128,7 +128,7 @@ def test_a_run_that_was_interrupted_leaves_nothing_behind(qwen3, monkeypatch):
     monkeypatch.setattr(loop, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         engine.generate(requests)
-    assert engine._loop is loop
+    assert [*engine._loops.values()] == [loop]
     assert [completion.ids for completion in engine.generate(requests)] == expected
     assert [completion.ids for completion in engine.generate([replace(requests[0], max_new_tokens=4)])] == [
         expected[0][:4]
@@ -172,7 +172,7 @@ def test_fewer_rows_where_memory_is_short(qwen3, monkeypatch):
     monkeypatch.setattr("efficient_reasoning.inference.memory.free_bytes", lambda device: 0)
     for _ in range(2):
         assert [completion.ids for completion in engine.generate(requests)] == expected
-        assert engine._loop.rows == 1
+        assert next(iter(engine._loops.values())).rows == 1
 
 
 @pytest.mark.gpu

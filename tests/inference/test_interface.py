@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import Ledger, Request, Sampling
-from efficient_reasoning.inference.engine import stop_place
+from efficient_reasoning.inference.engine import ForcedClose, stop_place
 from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.graph_engine import GraphEngine
+from efficient_reasoning.inference.reasoner import torch_engine
 from efficient_reasoning.inference.transformers_engine import TransformersEngine
+from efficient_reasoning.inference.two_pass import TwoPassEngine
+from efficient_reasoning.thinking import ThinkingFormat
 from tests.inference.test_engine import EOS, GREEDY, PAD, VOCABULARY, generated, prompts, tiny
 
 TOKENIZER = load_tokenizer(resolve_model("overthinker"))
@@ -201,3 +205,45 @@ def test_greedy_completions_are_those_of_generate(engine):
     completions = engine.generate([Request(row, 25, GREEDY) for row in rows])
     assert [one.ids for one in completions] == generated(qwen3(), rows, 25)
     assert max(map(max, (one.ids for one in completions))) < VOCABULARY
+
+
+def test_settings_of_a_models_own_do_not_reach_requests():
+    model = qwen3()
+    rows = prompts(4)
+    expected = [
+        one.ids
+        for one in TransformersEngine(model, frozenset(EOS), PAD).generate([Request(row, 25, GREEDY) for row in rows])
+    ]
+    model.generation_config.repetition_penalty = 1.9
+    engine = TransformersEngine(model, frozenset(EOS), PAD)
+    assert [one.ids for one in engine.generate([Request(row, 25, GREEDY) for row in rows])] == expected
+    assert model.generation_config.repetition_penalty == 1.9  # a checkpoint keeps it
+
+
+def test_an_architecture_that_keeps_slots_from_its_attention_is_left_to_generate():
+    from transformers import NemotronConfig, NemotronForCausalLM
+
+    model = tiny(NemotronConfig, NemotronForCausalLM, key_value_heads=2)
+    before = model.config._attn_implementation
+    with pytest.raises(BadInput, match="graph cannot decode nemotron; use transformers"):
+        GraphEngine(model, frozenset(EOS), PAD)
+    assert model.config._attn_implementation == before
+    name, engine = torch_engine(model, frozenset(EOS), PAD)
+    assert (name, type(engine)) == ("transformers", TransformersEngine)
+    assert torch_engine(qwen3(), frozenset(EOS), PAD)[0] == "graph"
+
+
+def test_a_stop_id_ends_what_was_drawn_and_not_what_is_forced():
+    thinking = ThinkingFormat.from_tokenizer(TOKENIZER)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model("overthinker"))).eval()
+    close = ForcedClose(6, thinking)
+    requests = [
+        Request([40 + i], 20, GREEDY, stop_ids=frozenset(thinking.close_ids), forced_close=close) for i in range(8)
+    ]
+    ends = (thinking.eos_ids, PAD, TOKENIZER)
+    ours = GraphEngine(model, *ends).generate(requests)
+    theirs = TwoPassEngine(TransformersEngine(model, *ends)).generate(requests)
+    assert [one.ids for one in ours] == [one.ids for one in theirs]
+    assert [one.stopped for one in ours] == [one.stopped for one in theirs]
+    assert any(one.was_closed and len(one.ids) > 8 for one in ours)

@@ -78,3 +78,22 @@ def test_an_end_is_recalled_as_an_end_only_where_it_is_reached(reasoner):
         [recalled] = recalling.generate([Request(prompt, limit)])
         assert (recalled.ids, recalled.finished) == (whole.ids[:limit], finished)
         assert recalled.spend.decoded_tokens == len(recalled.ids)
+
+
+def test_what_is_recalled_is_charged_like_what_is_decoded(reasoner):
+    prompt = reasoner.tokenizer.encode("Compute 34 + 27 - 15 + 88.\n")
+    recalling = reasoner.recalling().engine
+    [whole] = recalling.generate([Request(prompt, 60)])
+    assert len(whole.ids) == 60
+    [recalled] = recalling.generate([Request(prompt, 10)])
+    [fresh] = reasoner.engine.generate([Request(prompt, 10)])
+    assert recalled.spend.flops == pytest.approx(fresh.spend.flops)
+    assert 0 < recalled.spend.seconds < whole.spend.seconds
+
+
+def test_an_engine_is_not_asked_for_what_is_known(reasoner):
+    engine = Counting(reasoner.engine)
+    engine.generate = lambda requests, generate=engine.generate: generate(requests) if requests else pytest.fail()
+    recalling = RecallingEngine(engine)
+    requests = [Request([5, 6, 7], 9)]
+    assert recalling.generate(requests)[0].ids == recalling.generate(requests)[0].ids

@@ -235,3 +235,24 @@ def test_kept_reasoning_is_a_forced_close_that_led_nowhere():
     solution = solve(rambling, QUESTIONS[0], budget_tokens=24)
     assert solution.kept_reasoning
     assert not solve(load_reasoner("overthinker", "mock", script=("so " * 40, "8")), QUESTIONS[0]).kept_reasoning
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "sentence"),
+    [
+        ("graph", "row", "Backend graph has no option 'row', did you mean rows"),
+        ("transformers", "rows", "Backend transformers has no option 'rows'"),
+        ("mock", "rows", "Backend mock has no option 'rows'"),
+        ("openai", "concurrency", "Backend openai has no option 'concurrency'"),
+    ],
+)
+def test_unknown_options_of_a_backend_are_refused(backend, option, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        load_reasoner("overthinker", backend, **{option: 1})
+
+
+def test_a_script_without_an_answer_is_one_sentence_under_a_budget():
+    silent = load_reasoner("overthinker", "mock", script=("", ""))
+    with pytest.raises(BadInput, match="nothing to say that is not forbidden"):
+        solve(silent, QUESTIONS[0], budget_tokens=20)
+    assert solve(load_reasoner("overthinker", "mock"), QUESTIONS[0], budget_tokens=20).answer == "0"
