@@ -239,7 +239,8 @@ def test_a_stop_id_ends_what_was_drawn_and_not_what_is_forced():
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(resolve_model("overthinker"))).eval()
     close = ForcedClose(6, thinking)
     requests = [
-        Request([40 + i], 20, GREEDY, stop_ids=frozenset(thinking.close_ids), forced_close=close) for i in range(8)
+        Request([40 + i, *thinking.open_ids], 20, GREEDY, stop_ids=frozenset(thinking.close_ids), forced_close=close)
+        for i in range(8)
     ]
     ends = (thinking.eos_ids, PAD, TOKENIZER)
     ours = GraphEngine(model, *ends).generate(requests)
