@@ -32,6 +32,7 @@ class SampleArguments:
     top_p: float = field(default=1.0, metadata={"help": "Nucleus; 1 keeps every token."})
     top_k: int = field(default=0, metadata={"help": "Candidates kept; 0 keeps every token."})
     max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of one chain."})
+    backend: str = field(default="auto", metadata={"help": "What decodes, as for evaluate."})
     seed: int = field(default=0, metadata={"help": "Of the problems drawn and of every sample."})
 
 
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 
     path = Path(arguments.out)
     sample_traces(
-        load_reasoner(arguments.model),
+        load_reasoner(arguments.model, arguments.backend),
         load_problems(arguments.task, arguments.split, arguments.num_problems, arguments.seed),
         strategies=[arguments.strategy],
         budgets=[arguments.budget_tokens],

@@ -232,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     solve.add_argument("--file", type=_file, help="JSONL file of problems instead of one question")
     solve.add_argument("--out", type=Path, help="JSONL file for what was solved (default: print it)")
     solve.add_argument("--model", required=True, help="folder or Hub id")
-    solve.add_argument("--strategy", default="budget-forcing", help="inference strategy (default: %(default)s)")
+    solve.add_argument("--strategy", default="budget-forcing", help="as for evaluate (default: %(default)s)")
     solve.add_argument("--budget-tokens", type=_count, help="most tokens to decode (default: no limit)")
     _add_sampling(solve)
 
@@ -241,7 +241,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gsm_symbolic, gym:NAME, file:PATH"
     )
-    evaluate.add_argument("--strategy", default="budget-forcing", type=_names, help="S[,S] (default: %(default)s)")
+    evaluate.add_argument(
+        "--strategy",
+        default="budget-forcing",
+        type=_names,
+        help="S[,S] of budget-forcing, no-thinking, deer, ...; an unknown name lists all (default: %(default)s)",
+    )
     evaluate.add_argument(
         "--budgets", default="none", type=_budgets, help="such as 64,128,none (default: %(default)s)"
     )
@@ -273,7 +278,11 @@ def _command(commands, name: str, function: Callable, text: str) -> argparse.Arg
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", default="auto", help="what decodes (default: %(default)s)")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help="graph, transformers, vllm, openai or mock (default: %(default)s, the fastest)",
+    )
     parser.add_argument("--temperature", default=0.6, type=_at_least(0, float), help="0 is greedy (default: 0.6)")
     parser.add_argument("--top-p", default=0.95, type=_at_least(0, float), help="nucleus (default: %(default)s)")
     parser.add_argument("--top-k", default=20, type=_at_least(0, int), help="0 is off (default: %(default)s)")
