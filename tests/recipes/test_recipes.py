@@ -321,7 +321,7 @@ CASES = [
     ("pretrain", {"task": "summs"}, "task must be one of mixed, sums, heads_and_legs, gsm_symbolic, found 'summs'"),
     ("pretrain", {"chain_shares": "{verbos: 1.0}"}, "no style 'verbos', did you mean verbose"),
     ("pretrain", {"chain_shares": "{verbose: 0}"}, "chain_shares must be 0 or more each, and not all 0"),
-    ("pretrain", {"num_rows": 0}, "num_rows and num_shards must be at least 1"),
+    ("pretrain", {"num_rows": 0}, "num_shards must be at least 1, num_rows as many"),
     ("pretrain", {"max_row_tokens": 5}, "max_row_tokens is 5, and every row is longer"),
     ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
     ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
