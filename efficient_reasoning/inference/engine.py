@@ -156,6 +156,27 @@ def single_samples(requests: Sequence[Request]) -> list[Request]:
     ]
 
 
+def own_seed(request: Request) -> int:
+    """A seed for engines with random numbers of their own.
+
+    The position is part of it, so that a continuation does not repeat the luck of the beginning.
+    """
+    return (request.seed + request.offset * 2_654_435_761) % 2**31
+
+
+def check_logprobs(requests: Sequence[Request], engine: str) -> None:
+    """Refuse what engines cannot give whose log-probabilities know no temperature.
+
+    Raises:
+        BadInput: log-probabilities at a temperature other than 0 or 1.
+    """
+    if any(request.logprobs and request.sampling.temperature not in (0, 1) for request in requests):
+        raise BadInput(
+            f"{engine} gives log-probabilities at temperature 1 only; set temperature to 0 or 1, or use backend "
+            "transformers or graph."
+        )
+
+
 def stop_place(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_strings: Sequence[str]) -> int | None:
     """How many of the ids it takes to spell one of the strings; None where they spell none of them."""
 

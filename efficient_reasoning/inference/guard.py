@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.thinking import ThinkingFormat
 
+# What keeps these rules inside vLLM, as vLLM wants it named.
+PROCESSOR = "efficient_reasoning.inference.vllm_processor:ThinkingProcessor"
 _NAMES = "close_after_tokens", "min_thinking_tokens", "close_bias", "forbidden_first_ids", "response_tokens"
 
 

@@ -27,6 +27,8 @@ from efficient_reasoning.inference.engine import (
     Completion,
     Request,
     Score,
+    check_logprobs,
+    own_seed,
     single_samples,
     stop_place,
 )
@@ -108,11 +110,7 @@ class OpenAIEngine:
         Raises:
             BadInput: log-probabilities at a temperature other than 0 or 1, or a server that fails (see above).
         """
-        if any(request.logprobs and request.sampling.temperature not in (0, 1) for request in requests):
-            raise BadInput(
-                "A server gives log-probabilities at temperature 1 only; set temperature to 0 or 1, or use backend "
-                "transformers or graph."
-            )
+        check_logprobs(requests, "A server")
         # Without ids, each text has to match a count of its own; and vLLM refuses several samples of a greedy request.
         requests = [
             single
@@ -153,8 +151,7 @@ class OpenAIEngine:
             "prompt": list(request.prompt_ids),
             "max_tokens": request.max_new_tokens,
             "n": request.n,
-            # The position is part of the seed, so that a continuation does not repeat the luck of the beginning.
-            "seed": (request.seed + request.offset * 2_654_435_761) % 2**31,
+            "seed": own_seed(request),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k or -1,

@@ -20,8 +20,8 @@ import shutil
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model, thinking_format
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.inference.engine import Sampling
+from efficient_reasoning.inference.guard import PROCESSOR
 
-PROCESSOR = "efficient_reasoning.inference.vllm_processor:ThinkingProcessor"
 # vLLM's parsers by open delimiter. This one of <think> takes blocks that the prompt opens and those the model opens.
 PARSERS = {"<think>": "deepseek_r1", "<seed:think>": "seed_oss", "[THINK]": "mistral"}
 

@@ -31,11 +31,13 @@ from efficient_reasoning.inference.engine import (
     Completion,
     Request,
     Score,
+    check_logprobs,
+    own_seed,
     single_samples,
     stop_place,
 )
 from efficient_reasoning.inference.first_token import decode_apart
-from efficient_reasoning.inference.guard import Guard, Rules, replay
+from efficient_reasoning.inference.guard import PROCESSOR, Guard, Rules, replay
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -73,7 +75,7 @@ class VllmEngine:
         self.capabilities = frozenset({LOGPROBS, SCORE})
         self.capabilities |= frozenset() if self.drafts else {LOGIT_BIAS}
         self.capabilities |= {IN_LOOP} if self.in_loop else frozenset()
-        processors = ["efficient_reasoning.inference.vllm_processor:ThinkingProcessor"] if self.in_loop else None
+        processors = [PROCESSOR] if self.in_loop else None
         options = {
             "model": model,
             "dtype": dtype or "auto",
@@ -107,11 +109,7 @@ class VllmEngine:
             BadInput: log-probabilities at a temperature other than 0 or 1, a replica that dies, or a vLLM that does
                 not do what it was asked.
         """
-        if any(request.logprobs and request.sampling.temperature not in (0, 1) for request in requests):
-            raise BadInput(
-                "vLLM gives log-probabilities at temperature 1 only; set temperature to 0 or 1, or use backend "
-                "transformers or graph."
-            )
+        check_logprobs(requests, "vLLM")
         # vLLM refuses several samples of one greedy request.
         requests = [
             single
@@ -155,8 +153,7 @@ class VllmEngine:
             rules |= {"close_after_tokens": close.after_tokens, "response_tokens": request.offset}
         settings = {
             "n": request.n,
-            # The position is part of the seed, so that a continuation does not repeat the luck of the beginning.
-            "seed": (request.seed + request.offset * 2_654_435_761) % 2**31,
+            "seed": own_seed(request),
             "temperature": float(sampling.temperature),
             "top_p": sampling.top_p,
             "top_k": sampling.top_k or -1,
