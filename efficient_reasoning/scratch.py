@@ -1,10 +1,11 @@
-"""What a model from scratch needs beside its weights: a tokenizer of its own, a config that fits it, and a loss.
+"""What a model from scratch needs beside its weights: a tokenizer, a config that fits it, batches and a loss.
 
 1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic.
 2. The think delimiters are added tokens, one id each.
 3. The config is that of any architecture of transformers; a field that it does not have is refused, where
    transformers would keep it and ignore it.
-4. The loss makes the answer without thinking worth learning, and leaves the choice to think as the data have it.
+4. Batches are padded on the right to few lengths.
+5. The loss makes the answer without thinking worth learning, and leaves the choice to think as the data have it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,21 @@ def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokeni
         return CONFIG_MAPPING[model_type](**{**architecture, **tokens})
     except StrictDataclassError as error:
         raise BadInput(f"architecture: {' '.join(str(error).split())}; correct it.") from None
+
+
+def collate(rows: list[dict]) -> dict[str, Tensor]:
+    """Pad on the right and send no mask: causal attention never looks there, and without one it runs fused.
+
+    Batches are a multiple of 64 tokens long, so that `torch_compile` has few shapes to compile.
+    """
+    import torch
+
+    columns = -(-max(len(row["input_ids"]) for row in rows) // 64) * 64
+    padded = {"input_ids": 0, "labels": -100}
+    return {
+        name: torch.tensor([row[name] + [fill] * (columns - len(row[name])) for row in rows])  # (B, T)
+        for name, fill in padded.items()
+    }
 
 
 def completion_loss(logits: Tensor, labels: Tensor, empty_block: tuple[int, int], empty_weight: float) -> Tensor:

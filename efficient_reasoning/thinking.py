@@ -201,11 +201,10 @@ class ThinkingFormat:
         reached = {stop: {OPEN: "thinking", CLOSE: "closed"}[kind] for _, stop, kind in marks}
         within = set(chain.from_iterable(range(start, stop) for start, stop, _ in marks))
         for place, token in enumerate(ids):
+            says_something = place not in within and token != self.pad_id and not self._blank(token)
             if place + 1 in reached:
                 phase = reached[place + 1]
-            elif place in within or token == self.pad_id or self._blank(token):
-                pass
-            elif phase != "thinking" or self._kinds.get(token) == TOOL:
+            elif says_something and (phase != "thinking" or self._kinds.get(token) == TOOL):
                 phase = "answering"
             phases.append(phase)
         return phases

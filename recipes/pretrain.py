@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Literal
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, near, run
 from efficient_reasoning.problems import FAMILIES, draw_problems
-from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, completion_loss, train_tokenizer
+from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, collate, completion_loss, train_tokenizer
 from efficient_reasoning.training import RecipeArguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
 STYLES = ("verbose", "plain", "equations", "empty")
@@ -110,21 +109,6 @@ def prepare(
         tokenizer = train_tokenizer(sample, arguments.vocab_size)
         encoded = [*spread(encode, written, repeat(tokenizer), repeat(arguments.max_row_tokens))]
     return rows, tokenizer, concatenate_datasets(encoded)
-
-
-def collate(rows: list[dict]) -> dict[str, Tensor]:
-    """Pad on the right and send no mask: causal attention never looks there, and without one it runs fused.
-
-    Batches are a multiple of 64 tokens long, so that `torch_compile` has few shapes to compile.
-    """
-    import torch
-
-    columns = -(-max(len(row["input_ids"]) for row in rows) // 64) * 64
-    padded = {"input_ids": 0, "labels": -100}
-    return {
-        name: torch.tensor([row[name] + [fill] * (columns - len(row[name])) for row in rows])  # (B, T)
-        for name, fill in padded.items()
-    }
 
 
 def main(argv: list[str] | None = None) -> None:

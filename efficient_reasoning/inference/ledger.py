@@ -24,7 +24,6 @@ class Ledger:
         forced_tokens: tokens put into the response instead of being decoded.
         masked_tokens: decoding steps whose likeliest token was forbidden, because no answer had been given yet.
         draft_tokens: tokens proposed by a draft model, taken or not; not part of a budget.
-        verifier_calls: answers or steps rated by a verifier.
         flops: of the model's matrix products and attention (`flops`); 0 where an engine does not know its model.
         seconds: this problem's share of the engine's time (a batch's time is shared out by executed tokens).
         peak_memory_bytes: the most that was allocated on the device at any time, or resident in a process on the CPU;
@@ -38,7 +37,6 @@ class Ledger:
     forced_tokens: int = 0
     masked_tokens: int = 0
     draft_tokens: int = 0
-    verifier_calls: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0

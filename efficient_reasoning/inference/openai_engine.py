@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -273,11 +274,9 @@ class OpenAIEngine:
         if (choice.get("logprobs") or {}).get("token_logprobs"):
             capabilities.add(LOGPROBS)
             names_ids = names_ids or (_named_ids(choice) and "logprobs")
-        try:
+        with contextlib.suppress(Refusal):
             self._score((2 * [self._eos_id], [self._eos_id]))
             capabilities.add(SCORE)
-        except Refusal:
-            pass
         return names_ids, frozenset(capabilities)
 
     @property

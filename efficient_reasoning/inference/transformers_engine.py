@@ -10,27 +10,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference import scoring
 from efficient_reasoning.inference.engine import (
     LOGIT_BIAS,
     LOGPROBS,
     SCORE,
     Completion,
     Request,
-    Score,
     single_samples,
     stop_place,
 )
 from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import peak_bytes
+from efficient_reasoning.inference.model_engine import ModelEngine
 from efficient_reasoning.inference.sampling import SamplingTable, sampling_groups, uniforms
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 # Legend: B rows of a batch, P longest prompt, V vocabulary.
 
 
-class TransformersEngine:
+class TransformersEngine(ModelEngine):
     """Decodes with a transformers causal language model, on whatever device it is.
 
     Args:
@@ -65,13 +63,9 @@ class TransformersEngine:
         draft: PreTrainedModel | None = None,
         batch_size: int = 64,
     ):
-        self.model = model
-        self.eos_ids = eos_ids
-        self.pad_id = pad_id
-        self.tokenizer = tokenizer
+        super().__init__(model, eos_ids, pad_id, tokenizer)
         self.draft = draft
         self.batch_size = 1 if draft else batch_size
-        self.spent = Ledger()
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -87,17 +81,6 @@ class TransformersEngine:
                 completions.update(zip(indices, self._decode(batch, candidates), strict=True))
         self.spent = sum((one.spend for one in completions.values()), self.spent)
         return [completions[index] for index in range(len(requests))]
-
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        scores = scoring.score(self.model, self.pad_id, pairs, self.flops)
-        self.spent = sum((one.spend for one in scores), self.spent)
-        return scores
-
-    @torch.no_grad()
-    def refresh(self, model: torch.nn.Module) -> None:
-        """Take the weights of `model`, in place."""
-        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            own.copy_(new)
 
     def _decode(self, requests: list[Request], candidates: int | None) -> list[Completion]:
         began = time.perf_counter()
@@ -153,10 +136,6 @@ class TransformersEngine:
             logprobs = draws.logprobs[row][: len(ids)] if request.logprobs else None
             completions.append(Completion(ids, finished, spend, stopped, logprobs=logprobs))
         return completions
-
-    @cached_property
-    def flops(self) -> DecodingFlops:
-        return DecodingFlops.of(self.model)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.inference import Request, Sampling, load_reasoner, solve_many
+from efficient_reasoning.inference.decoding_loop import Loop
 from efficient_reasoning.inference.engine import ForcedClose
-from efficient_reasoning.inference.graph_engine import GraphEngine, _Loop
+from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.transformers_engine import TransformersEngine
 from efficient_reasoning.inference.two_pass import TwoPassEngine
 from efficient_reasoning.problems import load_problems
@@ -136,14 +137,14 @@ def test_rows_without_a_close_among_those_with_one_are_left_alone():
 @pytest.mark.parametrize("steps", [1, 4], ids=["looks at once", "looks late"])
 def test_rows_that_are_done_force_and_mask_nothing_more(steps, monkeypatch):
     """A row steps on until it is looked at, which on CUDA is late."""
-    step = _Loop.step
+    step = Loop.step
 
     def several(loop) -> None:
         for _ in range(steps):
             loop.cache.make_room()
             step(loop)
 
-    monkeypatch.setattr(_Loop, "step", several)
+    monkeypatch.setattr(Loop, "step", several)
     words = PLAIN.tokenizer.encode("Compute 34 + 27.", add_special_tokens=False)
     limits = [(1, 0), (1, 1), (2, 1), (5, 5), (6, 5), (3, 9)]
     requests = [

@@ -179,8 +179,7 @@ def test_accumulated_batches_train_like_one(argv, tmp_path):
 
 
 def test_only_answers_to_an_empty_block_weigh_more():
-    from efficient_reasoning.scratch import completion_loss
-    from recipes.pretrain import collate
+    from efficient_reasoning.scratch import collate, completion_loss
 
     rows = [
         {"input_ids": [1, 2, 6, 3, 7, 4, 5], "labels": [-100, -100, 6, 3, 7, 4, 5]},
