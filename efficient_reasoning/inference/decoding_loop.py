@@ -283,8 +283,7 @@ class Loop:
     def _begin(self, index: torch.Tensor, requests: Sequence[Request], logits: torch.Tensor) -> None:
         """Give rows (their indices) new requests, and draw their first tokens from the logits (rows, V)."""
         rows, device = self.live, self.device
-        of_request = [uniforms(request.seed, rows.uniform.shape[1], request.offset) for request in requests]
-        rows.uniform[index] = send(torch.stack(of_request), device)
+        rows.uniform[index] = send(uniforms(requests, rows.uniform.shape[1]), device)
         rows.limits[index] = send(torch.tensor([request.max_new_tokens for request in requests]), device)
         if self.does.stops:
             stops = [[*request.stop_ids, *[-1] * self.does.stops][: self.does.stops] for request in requests]

@@ -29,6 +29,7 @@ from efficient_reasoning.inference.engine import (
     Request,
     single_samples,
 )
+from efficient_reasoning.inference.joint_projections import join_projections
 from efficient_reasoning.inference.memory import column_bytes, peak_bytes, rows_that_fit
 from efficient_reasoning.inference.model_engine import ModelEngine
 from efficient_reasoning.inference.rows import Step
@@ -74,6 +75,8 @@ class GraphEngine(ModelEngine):
     ):
         step_attention.use_slots(model)
         super().__init__(model, eos_ids, pad_id, tokenizer)
+        if model.device.type == "cuda":
+            join_projections(model)
         self.rows = rows
         self.stride = stride
         self.compile_step = compile_step
@@ -104,19 +107,20 @@ class GraphEngine(ModelEngine):
             decoded = loop.run(batch)
             executed = sum(row.spend.computed_prompt_tokens + len(row.ids) for row in decoded)
             seconds_per_token = (time.perf_counter() - began) / executed
+            peak = peak_bytes(self.model.device)  # once: asking a CUDA device takes long
             for index, row in zip(order, decoded, strict=True):
-                completions[index] = self._completion(requests[index], row, seconds_per_token)
+                completions[index] = self._completion(requests[index], row, seconds_per_token, peak)
                 self.spent += completions[index].spend
         return [completions[index] for index in range(len(requests))]
 
-    def _completion(self, request: Request, row: Decoded, seconds_per_token: float) -> Completion:
+    def _completion(self, request: Request, row: Decoded, seconds_per_token: float, peak: int) -> Completion:
         spend, ids = row.spend, row.ids
         computed = spend.computed_prompt_tokens
         spend.decoded_tokens = len(ids) - spend.forced_tokens
         spend.seconds = seconds_per_token * (computed + len(ids))
         spend.flops = self.flops.of_prompt(len(request.prompt_ids), computed)
         spend.flops += self.flops.of_new(len(request.prompt_ids), len(ids))
-        spend.peak_memory_bytes = peak_bytes(self.model.device)
+        spend.peak_memory_bytes = peak
         finished = ids[-1] in self.eos_ids
         return Completion(
             ids,

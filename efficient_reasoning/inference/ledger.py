@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
 
 
@@ -47,10 +48,9 @@ class Ledger:
         return self.decoded_tokens + self.forced_tokens
 
     def __add__(self, other: Ledger) -> Ledger:
-        ours, theirs = self.as_dict(), other.as_dict()
-        total = {key: value + theirs[key] for key, value in ours.items()}
-        total["peak_memory_bytes"] = max(self.peak_memory_bytes, other.peak_memory_bytes)
-        return Ledger(**total)
+        total = Ledger(*map(operator.add, vars(self).values(), vars(other).values()))
+        total.peak_memory_bytes = max(self.peak_memory_bytes, other.peak_memory_bytes)
+        return total
 
     def as_dict(self) -> dict[str, float]:
         return dataclasses.asdict(self)

@@ -3,7 +3,7 @@
 A token depends on its row's logits, settings and uniform number alone, so any engine, in any batch, draws the same.
 Rows that cut nothing off (no top_k, no top_p) walk the vocabulary in its own order, which saves sorting it.
 
-Legend: B rows, V vocabulary, K candidates kept by top-k.
+Legend: B rows or requests, V vocabulary, K candidates kept by top-k.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from efficient_reasoning.inference.memory import send
 _WHOLE = 2**31 - 1
 
 
-def uniforms(seed: int, count: int, offset: int = 0) -> torch.Tensor:
-    """`count` numbers of a stream, from `offset` on; a shorter count gives the beginning of the same."""
-    return torch.rand(offset + count, generator=torch.Generator().manual_seed(seed))[offset:]
+def uniforms(requests: Sequence[Request], count: int) -> torch.Tensor:
+    """The next `count` numbers of each request's stream (B, count); a shorter count gives the beginning of the same."""
+    table, generator = torch.empty(len(requests), count), torch.Generator()
+    for row, request in zip(table.unbind(), requests, strict=True):
+        generator.manual_seed(request.seed)
+        if request.offset:
+            row.copy_(torch.rand(request.offset + count, generator=generator)[request.offset :])
+        else:
+            row.uniform_(generator=generator)
+    return table
 
 
 class SamplingTable:

@@ -166,7 +166,7 @@ class _Draws(LogitsProcessor):
         steps = max(request.max_new_tokens for request in requests)
         self.requests, self.candidates, self.prompt_tokens = requests, candidates, prompt_tokens
         self.table = SamplingTable.of(requests, device)
-        self.uniform = torch.stack([uniforms(request.seed, steps, request.offset) for request in requests]).to(device)
+        self.uniform = uniforms(requests, steps).to(device)
         self.logprobs: list[list[float]] = [[] for _ in requests]
         self.masked = [0] * len(requests)
 
