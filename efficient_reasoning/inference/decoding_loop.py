@@ -19,15 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 
-from efficient_reasoning.inference import step_attention
 from efficient_reasoning.inference.engine import Request, stop_place
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import send
 from efficient_reasoning.inference.rows import Rows, Step
 from efficient_reasoning.inference.sampling import uniforms
-from efficient_reasoning.inference.slots import Layers, SlotCache
+from efficient_reasoning.inference.slots import Layers, PromptCache, SlotCache
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference.graph_engine import GraphEngine
@@ -88,6 +86,7 @@ class Loop:
         self.kept: _Prompts | None = None
         compiles = engine.compile_step and self.on_gpu
         self.advance = torch.compile(self._step, dynamic=False) if compiles else self._step
+        self.read = torch.compile(self._read, dynamic=True) if compiles else self._read
         self.graph: torch.cuda.CUDAGraph | None = None
         self.readers: dict[tuple[int, int], _CapturedReader] = {}
 
@@ -241,7 +240,7 @@ class Loop:
             padded[n, width - len(prompt) :] = prompt
             lengths[n] = len(prompt)
         ids, lengths = (send(torch.from_numpy(array), self.device) for array in (padded, lengths))
-        read = self._read
+        read = self.read
         if self.on_gpu:
             if (count, width) not in self.readers:
                 self.readers[count, width] = _CapturedReader(self, ids.clone(), lengths.clone())
@@ -250,7 +249,7 @@ class Loop:
 
     def _read(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
         """Run prompts (N, P) of these lengths (N,): keys and values of each layer, and logits (N, V) behind them."""
-        cache = DynamicCache()
+        cache = PromptCache(lengths)
         width = ids.shape[1]
         logits = self.engine.model(
             input_ids=ids,
@@ -259,9 +258,9 @@ class Loop:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            slots=step_attention.PromptLengths(lengths),
+            slots=cache,
         ).logits[:, -1]
-        return [(layer.keys, layer.values) for layer in cache.layers], logits
+        return cache.layers, logits
 
     def _place(self, batch: _Prompts, of_prompt: dict[tuple, dict[int, Request]], wanted: tuple | None) -> None:
         """Give the rows of the batch's prompts what was prefilled, and keep the prompt that is wanted again."""
@@ -325,11 +324,11 @@ def _captured(function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, obj
 
 
 class _CapturedReader:
-    """`Loop._read` for prompts of one shape."""
+    """`Loop.read` for prompts of one shape."""
 
     def __init__(self, loop: Loop, ids: torch.Tensor, lengths: torch.Tensor):
         self.ids, self.lengths = ids, lengths
-        self.graph, self.read = _captured(lambda: loop._read(self.ids, self.lengths))
+        self.graph, self.read = _captured(lambda: loop.read(self.ids, self.lengths))
 
     def __call__(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
         self.ids.copy_(ids)
@@ -417,6 +416,8 @@ def _forbid(logits: torch.Tensor, requests: Sequence[Request]) -> tuple[torch.Te
     """Logits (N, V) without what the requests forbid first, and whether that took away the best one (N,)."""
     rows = [row for row, request in enumerate(requests) for _ in request.forbidden_first_ids]
     tokens = [token for request in requests for token in request.forbidden_first_ids]
+    if not tokens:
+        return logits, torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     index = tuple(send(torch.tensor(values, dtype=torch.long), logits.device) for values in (rows, tokens))
     allowed = logits.index_put(index, torch.full((), -torch.inf, dtype=logits.dtype, device=logits.device))
     best = logits.argmax(-1, keepdim=True)

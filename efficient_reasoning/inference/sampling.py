@@ -19,7 +19,7 @@ _WHOLE = 2**31 - 1
 
 
 def uniforms(requests: Sequence[Request], count: int) -> torch.Tensor:
-    """The next `count` numbers of each request's stream (B, count); a shorter count gives the beginning of the same."""
+    """The next numbers of each request's stream (B, count); a shorter count gives the beginning of the same."""
     table, generator = torch.empty(len(requests), count), torch.Generator()
     for row, request in zip(table.unbind(), requests, strict=True):
         generator.manual_seed(request.seed)

@@ -18,6 +18,31 @@ import torch
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer
 
 
+class PromptCache:
+    """What a model's attention reads about prompts, and leaves for `SlotCache.place`.
+
+    Args:
+        lengths: (N,) of prompts that are padded on the left.
+
+    Attributes:
+        layers: keys and values (N, K, P, D) of each layer.
+        asked: how many layers have asked for the lengths.
+    """
+
+    def __init__(self, lengths: torch.Tensor):
+        self.lengths = lengths
+        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.asked = 0
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+        # Values may be a view of a product that is several times as large.
+        self.layers.append((key_states.contiguous(), value_states.contiguous()))
+        return self.layers[-1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+
 class SlotCache:
     """What a model's attention writes to and reads from during a step.
 

@@ -12,7 +12,6 @@ P longest prompt.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.slots import PromptCache, SlotCache
 
 try:
     import triton
@@ -32,19 +32,9 @@ except ImportError:  # the CPU builds of torch come without it
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from efficient_reasoning.inference.slots import SlotCache
-
 NAME = "efficient_reasoning_slots"
 # The fastest of 64 on an H100, for heads of 64 and rows of 140 tokens; 64 columns and four warps take 5 % longer.
 _BLOCK, _WARPS, _STAGES = 16, 1, 4
-
-
-@dataclass
-class PromptLengths:
-    """Lengths (N,) of prompts that are padded on the left, and how many layers have asked for them."""
-
-    lengths: torch.Tensor
-    asked: int = 0
 
 
 def use_slots(model: PreTrainedModel) -> None:
@@ -55,7 +45,7 @@ def use_slots(model: PreTrainedModel) -> None:
     """
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
-    slots = PromptLengths(torch.ones(1, dtype=torch.long, device=model.device))
+    slots = PromptCache(torch.ones(1, dtype=torch.long, device=model.device))
     with torch.inference_mode():
         model(
             input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device),
@@ -74,7 +64,7 @@ def slot_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    slots: SlotCache | PromptLengths | None = None,
+    slots: SlotCache | PromptCache | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs,
@@ -82,7 +72,7 @@ def slot_attention(
     """transformers' attention interface.
 
     With a `SlotCache`: query (R, H, 1, D), key and value (R, K, C, D) -> (R, 1, H, D).
-    With `PromptLengths`: query (N, H, P, D), key and value (N, K, P, D) -> (N, P, H, D).
+    With `PromptCache`: query (N, H, P, D), key and value (N, K, P, D) -> (N, P, H, D).
     Without slots, as for anyone else who uses the model, it is SDPA under `attention_mask`.
 
     Raises:
@@ -97,7 +87,7 @@ def slot_attention(
             raise BadInput(f"{type(module).__name__} uses {name}, which slots cannot decode; load with transformers.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = sliding_window or key.shape[2]
-    if isinstance(slots, PromptLengths):
+    if isinstance(slots, PromptCache):
         slots.asked += 1
         return _attend_prompts(query, key, value, slots.lengths, scale, window), None
     if query.is_cuda:
