@@ -52,7 +52,7 @@ class GraphEngine(ModelEngine):
         tokenizer: spells completions, for requests with stop strings.
         rows: R, decoded together; fewer where their caches would fill more than half of the free memory.
         stride: on CUDA, steps between two looks at what has finished.
-        compile_step: on CUDA, let torch.compile fuse the step before it is captured, which takes half a minute once.
+        compile_step: on CUDA, let torch.compile fuse the step and the pass over prompts, which takes a minute once.
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
