@@ -20,7 +20,7 @@ def summary(*points: tuple[int | None, float, float], strategy: str = "budget-fo
                 "n": 500,
                 "n_problems": 500,
                 "accuracy": {"mean": accuracy, "low": accuracy - 0.02, "high": accuracy},
-                "total_tokens": {"mean": tokens, "low": 0.98 * tokens, "high": 1.02 * tokens},
+                "generated_tokens": {"mean": tokens, "low": 0.98 * tokens, "high": 1.02 * tokens},
             }
             for budget, accuracy, tokens in points
         ],
