@@ -23,7 +23,7 @@ import numpy as np
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
-from efficient_reasoning.evaluation.curves import Curve, compare_curves
+from efficient_reasoning.evaluation.curves import MARGIN, Curve, compare_curves
 from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
 from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
 from efficient_reasoning.evaluation.statistics import Interval, paired_bootstrap, paired_ratio
@@ -31,10 +31,11 @@ from efficient_reasoning.evaluation.summary import generated_tokens, read_summar
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json
 from efficient_reasoning.traces import budget_label
 
-NO_LOSS_POINTS = -1.0
+NO_LOSS_POINTS = -100 * MARGIN
 _LEGEND = (
     "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say; dominated in both means. AES: "
-    "share of tokens saved + 3 x share of accuracy gained or - 5 x lost (arXiv 2501.12570; as published, losses add)."
+    "share of tokens saved + 3 x share of accuracy gained or - 5 x lost (arXiv 2501.12570; as published, losses add). "
+    "Area: mean accuracy over log tokens. No loss: the baseline's best accuracy less 1 point."
 )
 _HEADER = (
     "run",
@@ -48,7 +49,7 @@ _HEADER = (
     "AES (as published)",
     "dominated by",
 )
-_CURVE_HEADER = ("run", "area [95 %]", "area change [95 %]", "tokens at equal accuracy [95 %]", "tokens change")
+_CURVE_HEADER = ("run", "area [95 %]", "area change [95 %]", "tokens at no loss [95 %]", "tokens change")
 _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
 

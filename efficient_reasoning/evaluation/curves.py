@@ -1,7 +1,8 @@
 """Whole runs against each other: the area under their fronts, and their tokens at equal accuracy.
 
-Both are read from the front of all points of a run. Problems are resampled together for all runs, so that what is hard
-for all of them cancels in the change.
+Both are read from the front of all points of a run. Equal accuracy is the best of the baseline less the point that "no
+loss" allows: the accuracy of a third run does not move it. Problems are resampled together for all runs, so that
+what is hard for all of them cancels in the change.
 
 Legend: C problems, R resamples, P points of a run.
 """
@@ -18,6 +19,7 @@ from efficient_reasoning.evaluation.metrics import area_under_curve, tokens_at
 from efficient_reasoning.evaluation.statistics import LEVEL, Interval, resampled_means
 
 RESAMPLES = 1000  # a front is found for each
+MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Curve:
     Attributes:
         run: its label.
         area: mean accuracy over the logarithm of the tokens, from where all runs have begun to the end of the longest.
-        tokens: mean tokens at which it reaches the accuracy that all runs reach; None where its points are too few.
+        tokens: mean tokens at which it reaches the baseline's best accuracy less `MARGIN`; None where it never does.
         area_change, tokens_change: from the baseline, run - baseline and run / baseline - 1; None in its own row.
     """
 
@@ -49,9 +51,9 @@ def compare_curves(runs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) 
         columns = [column for point in points for column in point]
         mean, drawn = resampled_means(columns, RESAMPLES)
         means[label], draws[label] = np.reshape(mean, (-1, 2)), drawn.reshape(RESAMPLES, -1, 2)
-    measured = _measure(means)
-    resampled = [_measure({label: own[r] for label, own in draws.items()}) for r in range(RESAMPLES)]
     baseline = next(iter(runs))
+    measured = _measure(means, baseline)
+    resampled = [_measure({label: own[r] for label, own in draws.items()}, baseline) for r in range(RESAMPLES)]
     curves = []
     for label in runs:
         area, tokens = measured[label]
@@ -61,20 +63,20 @@ def compare_curves(runs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) 
         if label != baseline:
             base_area, base_tokens = measured[baseline]
             change = _interval(area - base_area, areas - np.array([one[baseline][0] for one in resampled]))
-            ratio = tokens / base_tokens - 1 if tokens and base_tokens else None
+            ratio = None if tokens is None else tokens / base_tokens - 1
         curves.append(
             Curve(label, _interval(area, areas), None if tokens is None else _interval(tokens, lengths), change, ratio)
         )
     return curves
 
 
-def _measure(runs: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float | None]]:
+def _measure(runs: Mapping[str, np.ndarray], baseline: str) -> dict[str, tuple[float, float | None]]:
     """Area and tokens of each run; (P, 2) of tokens and accuracy."""
     low = max(points[:, 0].min() for points in runs.values())
     high = max(points[:, 0].max() for points in runs.values())
-    reached_by_all = min(points[:, 1].max() for points in runs.values())
+    equal = runs[baseline][:, 1].max() - MARGIN
     return {
-        label: (area_under_curve(points := list(map(tuple, own)), low, high), tokens_at(points, reached_by_all))
+        label: (area_under_curve(points := list(map(tuple, own)), low, high), tokens_at(points, equal))
         for label, own in runs.items()
     }
 

@@ -39,7 +39,7 @@ def dress(axes: Axes, title: str, note: str = "") -> None:
     axes.annotate(note, (0, 1), (0, 6), "axes fraction", "offset points", fontsize=8, color=GREY)
 
 
-def legend(axes: Axes, place: str = "lower right") -> None:
+def legend(axes: Axes, place: str = "best") -> None:
     """Inside the axes, or to the right of them where it would cover the data."""
     entries = len(axes.get_legend_handles_labels()[1])
     if entries > _LEGEND_INSIDE:

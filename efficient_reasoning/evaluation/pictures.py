@@ -39,7 +39,7 @@ def draw_lengths(lengths: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str
         axes.hist(parts, bins, stacked=True, color=[_CORRECT, _WRONG], label=names)
         axes.axvline(tokens.mean(), color=GREY, linewidth=1, linestyle="--", label=f"mean {tokens.mean():,.1f}")
         dress(axes, label)
-        legend(axes, "upper right")
+        legend(axes, "upper left")
         axes.set_ylabel("samples")
     panels[-1].set_xscale("log", base=2)
     panels[-1].xaxis.set_major_formatter("{x:,.0f}")
@@ -84,7 +84,7 @@ def draw_budgets(summaries: Mapping[str, Mapping], path: str | Path, title: str)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:,.0f}")
     dress(axes, title)
-    legend(axes, "upper left")
+    legend(axes)
     save(figure, path)
     return True
 
@@ -125,7 +125,7 @@ def draw_difficulty(summaries: Mapping[str, Mapping], path: str | Path, title: s
     below.set_ylabel("accuracy")
     below.yaxis.set_major_formatter("{x:g} %")
     below.set_xlabel("difficulty")
-    legend(above, "upper left")
+    legend(above)
     save(figure, path)
     return True
 

@@ -26,6 +26,7 @@ from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.metrics import majority, pass_at_k
 from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_columns
 from efficient_reasoning.files import atomic_file, write_json
+from efficient_reasoning.overthinking import kept_share
 
 _LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens", "generated_tokens")
 _EFFICIENCIES = ("outcome_efficiency", "underthinking")
@@ -72,9 +73,6 @@ def _numbers(sample: dict) -> dict:
     spent_tokens = spend["decoded_tokens"] + spend["forced_tokens"]
     metadata = sample.get("metadata") or {}
     difficulty, family = sample.get("difficulty"), metadata.get("family")
-    first_correct_tokens = sample["first_correct_tokens"]
-    # A response that never comes to a correct answer leaves none behind.
-    reached = 1.0 if first_correct_tokens is None else first_correct_tokens / sample["total_tokens"]
     return {
         "id": sample["id"],
         **{name: sample[name] for name in (*_LENGTHS[:3], *_FLAGS)},
@@ -89,9 +87,8 @@ def _numbers(sample: dict) -> dict:
         "kept_reasoning": sample["forced_close"] and sample["truncated"],
         "overshoot_tokens": 0 if budget_tokens is None else max(0, spent_tokens - budget_tokens),
         "answer": extract_answer(sample["task"], sample["final_answer"]),
-        # Of correct responses (arXiv 2412.21187), and what wrong ones leave behind (arXiv 2501.18585).
-        "outcome_efficiency": reached if sample["correct"] else math.nan,
-        "underthinking": math.nan if sample["correct"] else 1 - reached,
+        "outcome_efficiency": kept_share(sample) if sample["correct"] else math.nan,
+        "underthinking": math.nan if sample["correct"] else 1 - kept_share(sample),
         # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
         "difficulty": difficulty if type(difficulty) in (int, float) else None,
         "task": family if isinstance(family, str) else sample["task"],

@@ -83,7 +83,7 @@ def test_the_limits_of_the_marks(low, high, mark):
 
 def test_the_removable_share_measures_against_the_floor(runs):
     rows = rows_of(compare([runs["base"], runs["concise"]]))
-    base, ours = (rows[name, None].total_tokens.mean for name in ("base", "concise"))
+    base, ours = (rows[name, None].generated_tokens.mean for name in ("base", "concise"))
     floor = np.mean([10 + i % 3 for i in range(40)])
     assert rows["concise", None].removable_share == pytest.approx((base - ours) / (base - floor))
 
@@ -99,9 +99,10 @@ def test_tokens_that_were_thrown_away_are_not_hidden(problems, fake_reasoner, tm
     runs = [evaluate(kind(name), problems, out=tmp_path / name) for name, kind in kinds.items()]
     summary = read_summary(runs[1])["points"][0]
     assert summary["spent_tokens"]["mean"] == pytest.approx(summary["total_tokens"]["mean"] + 31)
-    [remark] = compare(runs).remarks
-    spent = f"{summary['spent_tokens']['mean']:.1f}"
-    assert remark.startswith(f"Note: probing, budget-forcing, unlimited: {spent} tokens were spent a problem")
+    plain, probing = compare(runs).rows
+    assert plain.generated_tokens.mean == pytest.approx(summary["total_tokens"]["mean"])
+    assert probing.generated_tokens.mean == pytest.approx(plain.generated_tokens.mean + 30)
+    assert probing.tokens_change.mean == pytest.approx(30 / plain.generated_tokens.mean)
 
 
 def test_without_floors_there_is_no_removable_share(problems, fake_reasoner, tmp_path):
@@ -114,7 +115,9 @@ def test_runs_with_different_numbers_of_samples_pair_by_problem(problems, fake_r
     fewer = evaluate(fake_reasoner("base", 0.9, 60), problems, samples_per_problem=2, out=tmp_path / "fewer")
     comparison = compare([runs["base"], fewer])
     row = rows_of(comparison)["fewer", None]
-    assert row.tokens_change.mean == pytest.approx(row.total_tokens.mean / comparison.rows[0].total_tokens.mean - 1)
+    assert row.tokens_change.mean == pytest.approx(
+        row.generated_tokens.mean / comparison.rows[0].generated_tokens.mean - 1
+    )
     assert comparison.remarks == ["Note: the runs differ in samples_per_problem (4, 2)."]
 
 
@@ -159,12 +162,12 @@ def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_re
 
 def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     comparison = compare(list(runs.values()), out=tmp_path / "out")
+    pictures = {f"{name}.{kind}" for name in ("curve", "lengths", "budgets", "difficulty") for kind in ("png", "pdf")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "compare.json",
         "compare.csv",
         "table.md",
-        "curve.png",
-    }
+    } | pictures
     lines = comparison.table().splitlines()
     assert lines[0].split()[:3] == ["run", "strategy", "budget"]
     assert len({line.index("budget-forcing") for line in lines[2:8]}) == 1
@@ -172,9 +175,44 @@ def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     concise = next(line for line in lines if line.startswith("concise") and "32 tokens" in line)
     assert f"{100 * row.accuracy_change.mean:+.1f} [" in concise and concise.split("]")[1].split()[0] != ""
     markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert {line.count("|") for line in markdown[:8]} == {9}
+    assert {line.count("|") for line in markdown[:8]} == {11}
     saved = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert [entry["accuracy"]["mean"] for entry in saved] == [entry.accuracy.mean for entry in comparison.rows]
     with open(tmp_path / "out" / "compare.csv", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert table[0]["accuracy_change"] == "" and float(table[-1]["accuracy_change"]) < 0
+
+
+def test_a_dominated_point_names_the_one_that_beats_it(runs):
+    rows = rows_of(compare(list(runs.values())))
+    assert rows["concise", None].dominated_by is None
+    assert (
+        rows["careless", None].dominated_by == "concise, budget-forcing, unlimited"
+    )  # of the same length, and better
+    [alone] = [row for row in compare([runs["base"]]).rows if row.budget_tokens is None]
+    assert alone.dominated_by is None
+
+
+def test_the_efficiency_score_of_a_row_is_that_of_its_means(runs):
+    rows = rows_of(compare([runs["base"], runs["careless"]]))
+    base, row = rows["base", None], rows["careless", None]
+    saved = 1 - row.generated_tokens.mean / base.generated_tokens.mean
+    lost = 1 - row.accuracy.mean / base.accuracy.mean
+    assert lost > 0.5
+    assert row.aes == pytest.approx(saved - 5 * lost)
+    assert row.aes_as_published == pytest.approx(saved + 5 * lost)
+    assert base.aes is None
+
+
+def test_whole_runs_are_compared_by_their_fronts(runs):
+    comparison = compare(list(runs.values()))
+    base, concise, careless = comparison.curves
+    assert (base.run, base.area_change, base.tokens_change) == ("base", None, None)
+    # Short responses under the smallest budget already: nothing is gained by more, and nothing lost by less.
+    assert concise.area.low <= concise.area.mean <= concise.area.high
+    assert concise.area_change.low > 0.1 and careless.area_change.high < 0.1
+    assert concise.tokens_change < -0.4 and concise.tokens.high < base.tokens.low
+    assert (careless.tokens, careless.tokens_change) == (None, None)
+    assert "never" in next(line for line in comparison.table().splitlines()[8:] if line.startswith("careless"))
+    assert "tokens at no loss" in comparison.table() and "area" in comparison.markdown()
+    assert compare([runs["base"]]).curves == []
