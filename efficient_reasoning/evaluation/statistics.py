@@ -114,7 +114,7 @@ def paired_bootstrap(
     if not share:
         return interval
     # A bound of 0 on a side where nothing was seen to change proves no more than a unanimous share does.
-    change, miss = np.subtract(b, a), _unseen_share(num_clusters, level)
+    change, miss = np.subtract(b, a, dtype=float), _unseen_share(num_clusters, level)
     low = -miss if interval.low == 0 and not (change < 0).any() else interval.low
     high = miss if interval.high == 0 and not (change > 0).any() else interval.high
     return Interval(interval.mean, low, high)
