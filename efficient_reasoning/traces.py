@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from efficient_reasoning.thinking import ThinkingFormat
 
 CHUNK_REQUESTS = 512
+FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
 _NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
@@ -102,6 +103,7 @@ def sample_traces(
         "problems_fingerprint": _fingerprint(problems),
         "weights": reasoner.weights,
         "backend": reasoner.backend,
+        "format": FORMAT,
     }
     _claim(config_path, config, path)
     _solve_pending(reasoner, problems, config, path)

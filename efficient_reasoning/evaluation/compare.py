@@ -279,12 +279,21 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _remarks(summaries: dict[str, dict]) -> list[str]:
-    """Settings in which the runs differ."""
+    """Settings in which the runs differ, and what was trained beside what is generated."""
     configs = [summary["config"] for summary in summaries.values()]
     differing = [key for key in _SAMPLING if len({config[key] for config in configs}) > 1]
-    return [
+    remarks = [
         f"Note: the runs differ in {key} ({', '.join(str(config[key]) for config in configs)})." for key in differing
     ]
+    for label, summary in summaries.items():
+        free = [point for point in summary["points"] if point["budget_tokens"] is None]
+        if summary["trained_tokens"] is not None and free:
+            generated = ", ".join(f"{point['generated_tokens']['mean']:,.1f} ({point['strategy']})" for point in free)
+            remarks.append(
+                f"{label} was trained on responses of {summary['trained_tokens']:,.1f} tokens; without a budget it "
+                f"generates {generated}."
+            )
+    return remarks
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -74,5 +74,8 @@ def evaluate(
         config_path=config_path,
     )
     write_json(out / "environment.json", environment())
-    write_summary(out, summarise(read_jsonl(out / "samples.jsonl"), config))
+    summary = summarise(read_jsonl(out / "samples.jsonl"), config)
+    # How long the responses were that it learnt from, beside those that it gives.
+    summary["trained_tokens"] = reasoner.metadata.trained_tokens if reasoner.metadata else None
+    write_summary(out, summary)
     return out

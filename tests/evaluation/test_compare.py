@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -216,3 +218,14 @@ def test_whole_runs_are_compared_by_their_fronts(runs):
     assert "never" in next(line for line in comparison.table().splitlines()[8:] if line.startswith("careless"))
     assert "tokens at no loss" in comparison.table() and "area" in comparison.markdown()
     assert compare([runs["base"]]).curves == []
+
+
+def test_what_was_trained_stands_beside_what_is_generated(problems, fake_reasoner, tmp_path):
+    trained = fake_reasoner("trained", thinking_tokens=30)
+    trained.metadata = SimpleNamespace(trained_tokens=25.0)
+    folders = [evaluate(one, problems, out=tmp_path / one.name) for one in (fake_reasoner("base"), trained)]
+    [remark] = compare(folders).remarks
+    assert re.fullmatch(
+        r"trained was trained on responses of 25.0 tokens; without a budget it generates 3\d.\d \(budget-forcing\).",
+        remark,
+    )
