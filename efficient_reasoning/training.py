@@ -270,9 +270,9 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
 
 
 def trained_tokens(trainer: Trainer) -> float | None:
-    """Mean tokens of the responses that a trainer trains on, end token left out; None where it has no responses.
+    """Mean tokens of the responses that a trainer trains on, without their end tokens; None where it has none.
 
-    Of rows, those of the first ten thousand, as far as they are not cut off. Of responses sampled in training, those of
+    Of rows, the first ten thousand, as far as they are not cut off. Of responses that are sampled in training, those of
     the last quarter of the logged steps, end tokens included.
     """
     sampled = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
