@@ -134,7 +134,6 @@ def test_gym_generators_may_print_write_and_fail(tmp_path, monkeypatch, capfd):
     [
         ("chain_sums", "test", "gym:chain_sums: no such data set of reasoning-gym, did you mean chain_sum"),
         ("composite", "test", "gym:composite: no such data set"),
-        ("boxnet", "test", "gym:boxnet: reasoning-gym has no gold answers"),
         ("tower_of_hanoi", "test", r"gym:tower_of_hanoi: has only \d\d test problems, not 200; ask for fewer"),
         ("chain_sum", "tset", "gym:chain_sum: unknown split 'tset', did you mean test"),
     ],
@@ -159,12 +158,22 @@ def test_gym_process_that_dies_is_no_empty_data_set(tmp_path, monkeypatch, capfd
     assert "out of luck" in capfd.readouterr().err
 
 
+WITHOUT_GOLD = ("boxnet", "propositional_logic", "rush_hour")
+
+
 def gym_families() -> list[str]:
     if not importlib.util.find_spec("reasoning_gym"):
         return []
     from reasoning_gym.factory import DATASETS
 
-    return sorted(DATASETS.keys() - {"composite", "boxnet"})  # see test_gym_says_what_it_cannot_give
+    return sorted(DATASETS.keys() - {"composite", *WITHOUT_GOLD})
+
+
+@needs_gym
+@pytest.mark.parametrize("name", WITHOUT_GOLD)
+def test_gym_families_without_gold_answers_are_refused(name):
+    with pytest.raises(BadInput, match=f"gym:{name}: reasoning-gym has no gold answers"):
+        load_problems(f"gym:{name}", "test", 3)
 
 
 @needs_gym
