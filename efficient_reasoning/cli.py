@@ -98,6 +98,7 @@ def _solve(arguments: argparse.Namespace) -> None:
 
     from efficient_reasoning.files import read_numbered_jsonl, write_jsonl
     from efficient_reasoning.inference import load_reasoner, solve_many
+    from efficient_reasoning.prompts import conversation
 
     if (arguments.question is None) == (arguments.file is None):
         raise BadInput('solve takes a "question" or --file problems.jsonl, one of the two.')
@@ -112,7 +113,7 @@ def _solve(arguments: argparse.Namespace) -> None:
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
             reasoner,
-            [row["question"] for row in rows],
+            [conversation(row) for row in rows],
             strategy=arguments.strategy,
             budget_tokens=arguments.budget_tokens,
             seeds=range(arguments.seed, arguments.seed + len(rows)),
