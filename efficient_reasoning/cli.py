@@ -98,6 +98,7 @@ def _solve(arguments: argparse.Namespace) -> None:
 
     from efficient_reasoning.files import read_numbered_jsonl, write_jsonl
     from efficient_reasoning.inference import load_reasoner, solve_many
+    from efficient_reasoning.prompts import conversation
 
     if (arguments.question is None) == (arguments.file is None):
         raise BadInput('solve takes a "question" or --file problems.jsonl, one of the two.')
@@ -112,7 +113,7 @@ def _solve(arguments: argparse.Namespace) -> None:
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
             reasoner,
-            [row["question"] for row in rows],
+            [conversation(row) for row in rows],
             strategy=arguments.strategy,
             budget_tokens=arguments.budget_tokens,
             seeds=range(arguments.seed, arguments.seed + len(rows)),
@@ -143,7 +144,7 @@ def _solve(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from efficient_reasoning.evaluation import evaluate
+    from efficient_reasoning.evaluation import evaluate, load_suite, run_off_target
     from efficient_reasoning.inference import load_reasoner
     from efficient_reasoning.problems import load_problems
 
@@ -152,8 +153,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         for task in arguments.task
         for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
     ]
+    suite = None if arguments.off_target is None else load_suite(arguments.off_target)
+    reasoner = load_reasoner(arguments.model, arguments.backend)
     folder = evaluate(
-        load_reasoner(arguments.model, arguments.backend),
+        reasoner,
         problems,
         strategies=arguments.strategy,
         budgets=arguments.budgets,
@@ -162,6 +165,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         **_sampling(arguments),
     )
+    if suite is not None:
+        run_off_target(reasoner, suite, folder, seed=arguments.seed, **_sampling(arguments))
     print(folder)
 
 
@@ -253,6 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-problems", default=500, type=_count, help="of each task (default: %(default)s)")
     evaluate.add_argument("--samples-per-problem", default=1, type=_count, help="(default: %(default)s)")
     evaluate.add_argument("--out", required=True, type=Path, help="folder of the run")
+    evaluate.add_argument(
+        "--off-target", nargs="*", metavar="FILE", help="also run the do-no-harm checks, and those in these files"
+    )
     _add_sampling(evaluate)
 
     compare = _command(commands, "compare", _compare, "put runs of evaluate side by side")

@@ -33,7 +33,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
-from efficient_reasoning.prompts import make_completion, make_prompt
+from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner, Solution
@@ -87,7 +87,7 @@ def sample_traces(
     # Before the folder is claimed: a refused request leaves nothing behind.
     sampling = inference.Sampling(temperature, top_p, top_k)
     for strategy, budget in itertools.product(strategies, budgets):
-        inference.check_request(reasoner, problems[0]["question"], strategy, budget, max_new_tokens, sampling)
+        inference.check_request(reasoner, conversation(problems[0]), strategy, budget, max_new_tokens, sampling)
     answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
@@ -184,7 +184,8 @@ def _check_request(
 
 def _fingerprint(problems: Sequence[Mapping]) -> str:
     rows = sorted(
-        json.dumps([problem.get(key) for key in ("id", "question", "answer", "task")]) for problem in problems
+        json.dumps([problem["id"], conversation(problem), problem.get("answer"), problem["task"]])
+        for problem in problems
     )
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
 
@@ -276,7 +277,7 @@ def _solve_chunk(
     seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
     solutions = inference.solve_many(
         reasoner,
-        [problem["question"] for problem in problems],
+        [conversation(problem) for problem in problems],
         strategy=strategy,
         budget_tokens=budget_tokens,
         seeds=seeds,
@@ -301,7 +302,7 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
     """The problem and what came back."""
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
-        "prompt": make_prompt(reasoner.tokenizer, problem["question"]),
+        "prompt": make_prompt(reasoner.tokenizer, conversation(problem)),
         "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),

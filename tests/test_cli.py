@@ -211,7 +211,9 @@ def rooms(monkeypatch):
         return record
 
     room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
-    room("evaluation", evaluate=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
+    off_target = {"load_suite": lambda files: ["suite", *files], "run_off_target": recorder("off_target", {})}
+    results = {"evaluate": recorder("evaluate", Path("run")), "compare": recorder("compare", "a table")}
+    room("evaluation", **results, **off_target)
     room("hub", publish=recorder("publish", Path("to_upload")))
     loaded = {"load_problems": lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"]}
     room("problems", **loaded, FAMILIES={"sums": None}, MIXED="mixed")
@@ -277,10 +279,19 @@ def test_evaluate(rooms, capsys, tmp_path):
     assert capsys.readouterr().out == "run\n"
 
 
+@pytest.mark.parametrize("files", [[], ["mine.jsonl", "b.jsonl?answer=key"]])
+def test_evaluate_off_target(rooms, tmp_path, files):
+    cli.main(["evaluate", "--model", "m", "--task", "sums", "--seed", "3", "--out", "a", "--off-target", *files])
+    words, settings = rooms["off_target"]
+    assert words == ("auto reasoner of m", ["suite", *files], Path("run"))
+    assert settings == SAMPLING | {"seed": 3}
+
+
 def test_evaluate_without_limits(rooms, tmp_path):
     cli.main(["evaluate", "--model", "m", "--task", "sums", "--out", str(tmp_path)])
     _, settings = rooms["evaluate"]
     assert (settings["strategies"], settings["budgets"]) == (["budget-forcing"], [None])
+    assert "off_target" not in rooms
 
 
 def test_compare(rooms, capsys, tmp_path):

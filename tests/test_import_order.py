@@ -14,6 +14,7 @@ import efficient_reasoning
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "checkpoint",
+    "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
     "rewards", "evaluation", "cards", "hub",
     "rl", "scratch", "training", "data_tools", "recipes",

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.contamination import TrainingProblems, contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import load_reasoner, solve
@@ -79,6 +80,8 @@ def test_pretrain(argv, tmp_path):
     run("pretrain", argv("pretrain"))
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("pretrain", "pretrain", None)
+    record = TrainingProblems.load(tmp_path / "run")
+    assert (len(record.hashes), record.unknown) == (60, ())
     assert metadata.data_fingerprint
     assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
 
@@ -118,6 +121,18 @@ def test_sft_compress(argv, tmp_path, tiny_model, data):
     lengths = [len(tokenizer.encode(row["completion"])) - 1 for row in read_jsonl(data / "sft.jsonl")]  # without EOS
     assert metadata.trained_tokens == pytest.approx(sum(lengths) / len(lengths))
     assert weights(tmp_path / "run") != weights(tiny_model)
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("sft_compress", "sft.jsonl"), ("rl_length", "rl.jsonl")])
+def test_a_checkpoint_remembers_what_it_was_trained_on(argv, tmp_path, data, recipe, rows):
+    """And what the checkpoint before it remembered."""
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "base", max_steps=1))
+    run(recipe, argv(recipe, model=tmp_path / "base", max_steps=1))
+    trained = [{"id": str(n), "question": row["prompt"]} for n, row in enumerate(read_jsonl(data / rows))]
+    unseen = {"id": "unseen", "question": "Compute 3 - 24."}
+    found = contamination(tmp_path / "run", [*trained, unseen])
+    assert (found["checked"], found["trained_on"], found["unknown"]) == (True, len(trained), [])
+    assert len(TrainingProblems.load(tmp_path / "run").hashes) == 60 + len(trained)
 
 
 def test_rl_length(argv, tmp_path, data):
