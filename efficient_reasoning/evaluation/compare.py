@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,15 @@ import numpy as np
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
-from efficient_reasoning.evaluation.curves import MARGIN, Curve, compare_curves
+from efficient_reasoning.evaluation.curves import Curve, compare_curves
 from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
+from efficient_reasoning.evaluation.off_target import NOT_CHECKED, OffTargetChange, compare_off_target
 from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
-from efficient_reasoning.evaluation.statistics import Interval, paired_bootstrap, paired_ratio
+from efficient_reasoning.evaluation.statistics import Interval, mark_of, paired_bootstrap, paired_ratio
 from efficient_reasoning.evaluation.summary import generated_tokens, read_summary, write_csv
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json
 from efficient_reasoning.traces import budget_label
 
-NO_LOSS_POINTS = -100 * MARGIN
 _LEGEND = (
     "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say; dominated in both means. AES: "
     "share of tokens saved + 3 x share of accuracy gained or - 5 x lost (arXiv 2501.12570; as published, losses add). "
@@ -49,6 +49,7 @@ _HEADER = (
     "AES (as published)",
     "dominated by",
 )
+_OFF_TARGET_HEADER = ("run", "off target", "problems", "baseline", "accuracy", "change [95 %]", "tokens change")
 _CURVE_HEADER = ("run", "area [95 %]", "area change [95 %]", "tokens at no loss [95 %]", "tokens change")
 _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
@@ -96,18 +97,18 @@ class Comparison:
     Attributes:
         rows: points in the order of the runs, the baseline first.
         curves: whole runs, in the same order; none of a single run.
+        off_target: the do-no-harm checks of each run beside the baseline's; none of a single run.
         remarks: on what makes runs hard to compare.
     """
 
     rows: list[Row]
     curves: list[Curve]
+    off_target: dict[str, list[OffTargetChange]]
     remarks: list[str]
 
     def table(self) -> str:
         """Aligned plain text."""
-        tables = [_align([_HEADER, *map(_cells, self.rows)], 3)]
-        if self.curves:
-            tables.append(_align([_CURVE_HEADER, *map(_curve_cells, self.curves)], 1))
+        tables = [_align(lines, left) for lines, left in self._tables()]
         return "\n\n".join([*tables, "\n".join([_LEGEND, *self.remarks])]) + "\n"
 
     def __str__(self) -> str:
@@ -115,10 +116,17 @@ class Comparison:
 
     def markdown(self) -> str:
         """The same tables for a README."""
-        tables = [_markdown([_HEADER, *map(_cells, self.rows)], 3)]
-        if self.curves:
-            tables.append(_markdown([_CURVE_HEADER, *map(_curve_cells, self.curves)], 1))
+        tables = [_markdown(lines, left) for lines, left in self._tables()]
         return "\n\n".join([*tables, "\n".join(f"{line}  " for line in (_LEGEND, *self.remarks))]) + "\n"
+
+    def _tables(self) -> Iterator[tuple[list[tuple[str, ...]], int]]:
+        """Lines of cells, and how many columns are text."""
+        yield [_HEADER, *map(_cells, self.rows)], 3
+        if self.curves:
+            yield [_CURVE_HEADER, *map(_curve_cells, self.curves)], 1
+        checks = [(run, change) for run, changes in self.off_target.items() for change in changes]
+        if any(change.mark != NOT_CHECKED for _, change in checks):
+            yield [_OFF_TARGET_HEADER, *(_off_target_cells(*check) for check in checks)], 2
 
 
 def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
@@ -153,7 +161,11 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Compar
             label: [(one.generated_tokens, one.correct) for one in own.values()] for label, own in points.items()
         }
         curves = compare_curves(of_run)
-    comparison = Comparison(_with_dominators(rows), curves, _remarks(summaries))
+    off_target = {
+        label: compare_off_target(folders[0], folder) for label, folder in list(zip(labels, folders, strict=True))[1:]
+    }
+    remarks = [*_remarks(summaries), *_unchecked(off_target)]
+    comparison = Comparison(_with_dominators(rows), curves, off_target, remarks)
     if out is not None:
         _write(comparison, summaries, points, Path(out))
     return comparison
@@ -229,7 +241,7 @@ def _row(label: str, point: dict, own: _Point, baseline: _Point | None) -> Row:
         row,
         accuracy_change=accuracy_change,
         tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems),
-        mark=_mark(accuracy_change),
+        mark=mark_of(accuracy_change),
         removable_share=_removable_share(baseline, own),
         aes=accuracy_efficiency_score(*pair),
         aes_as_published=accuracy_efficiency_score(*pair, as_published=True),
@@ -244,16 +256,6 @@ def _with_dominators(rows: list[Row]) -> list[Row]:
         best = max(above, key=lambda other: (other.accuracy.mean, -other.generated_tokens.mean), default=None)
         found.append(dataclasses.replace(row, dominated_by=best.name if best else None))
     return found
-
-
-def _mark(change: Interval) -> str:
-    # Bounds are multiples of one problem and often lie on a limit: rounded, so that 1e-17 decides nothing.
-    low, high = round(100 * change.low, 9), round(100 * change.high, 9)
-    if low > 0:
-        return "+"
-    if high < 0:
-        return "-"
-    return "=" if low >= NO_LOSS_POINTS else "?"
 
 
 def _removable_share(baseline: _Point, own: _Point) -> float | None:
@@ -286,6 +288,12 @@ def _remarks(summaries: dict[str, dict]) -> list[str]:
         f"Note: the runs differ in {key} ({', '.join(str(config[key]) for config in configs)})." for key in differing
     ]
     for label, summary in summaries.items():
+        known = summary["contamination"]
+        if known["trained_on"]:
+            remarks.append(
+                f"Note: {label} was trained on {known['trained_on']:,} of these {known['problems']:,} problems, "
+                f"such as {known['examples'][0]}."
+            )
         free = [point for point in summary["points"] if point["budget_tokens"] is None]
         if summary["trained_tokens"] is not None and free:
             generated = ", ".join(f"{point['generated_tokens']['mean']:,.1f} ({point['strategy']})" for point in free)
@@ -294,6 +302,13 @@ def _remarks(summaries: dict[str, dict]) -> list[str]:
                 f"generates {generated}."
             )
     return remarks
+
+
+def _unchecked(off_target: Mapping[str, Sequence[OffTargetChange]]) -> list[str]:
+    runs = [run for run, changes in off_target.items() if all(change.mark == NOT_CHECKED for change in changes)]
+    if not runs:
+        return []
+    return [f"Off target: not checked ({', '.join(runs)}); `evaluate --off-target` on baseline and run does it."]
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -320,6 +335,14 @@ def _curve_cells(curve: Curve) -> tuple[str, ...]:
     change = "" if curve.area_change is None else _signed(curve.area_change)
     ratio = "" if curve.tokens_change is None else f"{100 * curve.tokens_change:+.1f} %"
     return curve.run, area, change, tokens, ratio
+
+
+def _off_target_cells(run: str, change: OffTargetChange) -> tuple[str, ...]:
+    if change.accuracy_change is None:
+        return run, change.check, "", "", "", change.mark, change.reason
+    tokens = "" if change.tokens_change is None else f"{100 * change.tokens_change.mean:+.1f} %"
+    accuracies = (f"{100 * value:.1f} %" for value in (change.baseline_accuracy, change.accuracy))
+    return run, change.check, str(change.n), *accuracies, f"{_signed(change.accuracy_change)} {change.mark}", tokens
 
 
 def _signed(change: Interval) -> str:
@@ -363,6 +386,8 @@ def _write(
         draw_lengths(lengths, out / f"lengths.{kind}", "Lengths, where responses are longest")
         draw_budgets(summaries, out / f"budgets.{kind}", "Do budgets hold?")
         draw_difficulty(summaries, out / f"difficulty.{kind}", "Where the tokens go")
-    write_json(
-        out / "compare.json", {"rows": rows, "curves": curves, "legend": _LEGEND, "remarks": comparison.remarks}
-    )
+    off_target = {
+        run: [dataclasses.asdict(change) for change in changes] for run, changes in comparison.off_target.items()
+    }
+    found = {"rows": rows, "curves": curves, "off_target": off_target}
+    write_json(out / "compare.json", found | {"legend": _LEGEND, "remarks": comparison.remarks})

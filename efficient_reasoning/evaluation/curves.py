@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from efficient_reasoning.evaluation.metrics import area_under_curve, tokens_at
-from efficient_reasoning.evaluation.statistics import LEVEL, Interval, resampled_means
+from efficient_reasoning.evaluation.statistics import LEVEL, NO_LOSS, Interval, resampled_means
 
 RESAMPLES = 1000  # a front is found for each
-MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Curve:
     Attributes:
         run: its label.
         area: mean accuracy over the logarithm of the tokens, from where all runs have begun to the end of the longest.
-        tokens: mean tokens at which it reaches the baseline's best accuracy less `MARGIN`; None where it never does.
+        tokens: mean tokens at which it reaches the baseline's best accuracy less `NO_LOSS`; None where it never does.
         area_change, tokens_change: from the baseline, run - baseline and run / baseline - 1; None in its own row.
     """
 
@@ -74,7 +73,7 @@ def _measure(runs: Mapping[str, np.ndarray], baseline: str) -> dict[str, tuple[f
     """Area and tokens of each run; (P, 2) of tokens and accuracy."""
     low = max(points[:, 0].min() for points in runs.values())
     high = max(points[:, 0].max() for points in runs.values())
-    equal = runs[baseline][:, 1].max() - MARGIN
+    equal = runs[baseline][:, 1].max() - NO_LOSS
     return {
         label: (area_under_curve(points := list(map(tuple, own)), low, high), tokens_at(points, equal))
         for label, own in runs.items()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficient_reasoning.contamination import contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.environment import environment
 from efficient_reasoning.evaluation.summary import summarise, write_summary
@@ -77,5 +78,6 @@ def evaluate(
     summary = summarise(read_jsonl(out / "samples.jsonl"), config)
     # How long the responses were that it learnt from, beside those that it gives.
     summary["trained_tokens"] = reasoner.metadata.trained_tokens if reasoner.metadata else None
+    summary["contamination"] = contamination(reasoner.location, problems)
     write_summary(out, summary)
     return out

@@ -26,6 +26,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+NO_LOSS = 0.01  # of accuracy: a lower bound that is no further below zero means no loss
 _CHUNK_WEIGHTS = 2_000_000
 
 
@@ -136,6 +137,17 @@ def paired_ratio(
     """
     means, draws, _ = _resample([a, b], clusters, seeds, resamples, seed)
     return _percentiles(means[1] / means[0] - 1, draws[:, 1] / draws[:, 0] - 1, level)
+
+
+def mark_of(change: Interval) -> str:
+    """A paired change of accuracy in a sign: `+` better, `-` worse, `=` no loss, `?` too few problems to say."""
+    # Bounds are multiples of one problem and often lie on a limit: rounded, so that 1e-17 decides nothing.
+    low, high = round(100 * change.low, 9), round(100 * change.high, 9)
+    if low > 0:
+        return "+"
+    if high < 0:
+        return "-"
+    return "=" if low >= -100 * NO_LOSS else "?"
 
 
 def resampled_means(

@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
-from efficient_reasoning.evaluation.compare import _mark
+from efficient_reasoning.evaluation.statistics import mark_of
 from efficient_reasoning.evaluation.summary import read_summary
-from efficient_reasoning.files import read_jsonl
+from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import Ledger
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -80,7 +81,7 @@ def test_marks_say_better_worse_or_no_loss(runs):
     ],
 )
 def test_the_limits_of_the_marks(low, high, mark):
-    assert _mark(Interval(0.0, low, high)) == mark
+    assert mark_of(Interval(0.0, low, high)) == mark
 
 
 def test_the_removable_share_measures_against_the_floor(runs):
@@ -120,7 +121,7 @@ def test_runs_with_different_numbers_of_samples_pair_by_problem(problems, fake_r
     assert row.tokens_change.mean == pytest.approx(
         row.generated_tokens.mean / comparison.rows[0].generated_tokens.mean - 1
     )
-    assert comparison.remarks == ["Note: the runs differ in samples_per_problem (4, 2)."]
+    assert comparison.remarks[0] == "Note: the runs differ in samples_per_problem (4, 2)."
 
 
 def test_a_point_the_baseline_lacks_is_shown_without_a_change(problems, fake_reasoner, runs, tmp_path):
@@ -224,8 +225,51 @@ def test_what_was_trained_stands_beside_what_is_generated(problems, fake_reasone
     trained = fake_reasoner("trained", thinking_tokens=30)
     trained.metadata = SimpleNamespace(trained_tokens=25.0)
     folders = [evaluate(one, problems, out=tmp_path / one.name) for one in (fake_reasoner("base"), trained)]
-    [remark] = compare(folders).remarks
+    remark = compare(folders).remarks[0]
     assert re.fullmatch(
         r"trained was trained on responses of 25.0 tokens; without a budget it generates 3\d.\d \(budget-forcing\).",
         remark,
     )
+
+
+def test_problems_that_were_trained_on_are_named(problems, fake_reasoner, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    training_problems([{"question": f" compute {i} + {i} "} for i in (3, 7)]).save(checkpoint)
+    trained = fake_reasoner("trained")
+    trained.location = str(checkpoint)
+    folders = [evaluate(one, problems, out=tmp_path / one.name) for one in (fake_reasoner("base"), trained)]
+    assert compare(folders).remarks[0] == "Note: trained was trained on 2 of these 40 problems, such as sum-3."
+    known = [read_summary(folder)["contamination"] for folder in folders]
+    assert [one["checked"] for one in known] == [False, True]
+
+
+def test_what_was_not_checked_off_target_is_said(runs):
+    comparison = compare([runs["base"], runs["concise"], runs["careless"]])
+    assert comparison.remarks == [
+        "Off target: not checked (concise, careless); `evaluate --off-target` on baseline and run does it."
+    ]
+    assert "off target" not in comparison.table()  # no empty table
+
+
+def test_what_was_checked_off_target_is_compared(runs):
+    for name, right in (("base", 24), ("concise", 6)):
+        folder = runs[name] / "off_target"
+        folder.mkdir()
+        rows = [{"id": str(i), "correct": i < right, "total_tokens": 10} for i in range(24)]
+        write_jsonl(folder / "tool_calls.jsonl", rows)
+        checks = {"tool_calls": {"problems_fingerprint": "same"}, "languages": {"not_checked": "no such language"}}
+        (runs[name] / "off_target.json").write_text(json.dumps({"sampling": {}, "checks": checks}))
+    comparison = compare([runs["base"], runs["concise"]])
+    change = next(one for one in comparison.off_target["concise"] if one.check == "tool_calls")
+    assert (change.mark, change.accuracy_change.mean) == ("-", -0.75)
+    lines = comparison.table().splitlines()
+    assert next(line for line in lines if "tool_calls" in line).split()[:5] == [
+        "concise",
+        "tool_calls",
+        "24",
+        "100.0",
+        "%",
+    ]
+    assert "no such language" in next(line for line in lines if "languages" in line)
+    assert not any(remark.startswith("Off target") for remark in comparison.remarks)
