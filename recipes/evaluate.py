@@ -8,6 +8,7 @@ command resumes a run that was cut off.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from efficient_reasoning.config import parse
@@ -37,34 +38,17 @@ class EvaluateArguments:
     backend_options: dict = field(
         default_factory=dict, metadata={"help": "Of the backend's engine, such as {compile_step: true}."}
     )
+    off_target: list[str] | None = field(
+        default=None, metadata={"help": "Also run the do-no-harm checks, and those in these files; [] for no more."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the problems drawn and of every sample."})
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(EvaluateArguments, argv=argv, doc=__doc__)
-    from efficient_reasoning.evaluation import evaluate
-    from efficient_reasoning.inference import load_reasoner
-    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.evaluation import evaluate_model
 
-    problems = [
-        problem
-        for task in arguments.tasks
-        for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
-    ]
-    folder = evaluate(
-        load_reasoner(arguments.model, arguments.backend, **arguments.backend_options),
-        problems,
-        strategies=arguments.strategies,
-        budgets=arguments.budgets,
-        samples_per_problem=arguments.samples_per_problem,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        max_new_tokens=arguments.max_new_tokens,
-        seed=arguments.seed,
-        out=arguments.out,
-    )
-    print(folder)
+    print(evaluate_model(**dataclasses.asdict(arguments)))
 
 
 if __name__ == "__main__":
