@@ -145,29 +145,21 @@ def _solve(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from efficient_reasoning.evaluation import evaluate, load_suite, run_off_target
-    from efficient_reasoning.inference import load_reasoner
-    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.evaluation import evaluate_model
 
-    problems = [
-        problem
-        for task in arguments.task
-        for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
-    ]
-    suite = None if arguments.off_target is None else load_suite(arguments.off_target)
-    reasoner = load_reasoner(arguments.model, arguments.backend)
-    folder = evaluate(
-        reasoner,
-        problems,
+    folder = evaluate_model(
+        arguments.model,
+        arguments.task,
         strategies=arguments.strategy,
         budgets=arguments.budgets,
+        num_problems=arguments.num_problems,
         samples_per_problem=arguments.samples_per_problem,
+        backend=arguments.backend,
+        off_target=arguments.off_target,
         seed=arguments.seed,
         out=arguments.out,
         **_sampling(arguments),
     )
-    if suite is not None:
-        run_off_target(reasoner, suite, folder, seed=arguments.seed, **_sampling(arguments))
     print(folder)
 
 

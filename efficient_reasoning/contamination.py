@@ -106,7 +106,8 @@ def contamination(folder: str | Path, problems: Sequence[Mapping]) -> dict:
     """
     record = TrainingProblems.load(folder)
     if record is None:
-        unknown = [Path(folder).name if Path(folder).is_dir() else str(folder)]
+        is_path = Path(folder).is_absolute() or Path(folder).is_dir()
+        unknown = [Path(folder).name if is_path else str(folder)]  # runs are published; paths are not
         return {"checked": False, "problems": len(problems), "trained_on": None, "examples": [], "unknown": unknown}
     hashes = np.array([question_hash(problem["question"]) for problem in problems], dtype=_HASH)
     found = np.flatnonzero(np.isin(hashes, record.hashes))

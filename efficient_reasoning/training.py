@@ -254,6 +254,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
     else:
         metrics = _train(trainer, _last_checkpoint(output))
         metadata.seed = trainer.args.seed
+        metadata.trained_tokens = trained_tokens(trainer)
         # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
         if trainer.is_world_process_zero():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -280,6 +281,22 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
             print(f"Saved {output}")
     if push and trainer.is_world_process_zero():
         upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
+
+
+def trained_tokens(trainer: Trainer) -> float | None:
+    """Mean tokens of the responses that a trainer trains on, without their end tokens; None where it has none.
+
+    Of rows, the first ten thousand, as far as they are not cut off. Of responses that training samples, those of
+    the last quarter of the logged steps, end tokens included.
+    """
+    sampled = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
+    if sampled:
+        return mean(sampled[-max(1, len(sampled) // 4) :])
+    rows = trainer.train_dataset
+    if "labels" not in (getattr(rows, "column_names", None) or ()):
+        return None
+    labels = rows.select(range(min(len(rows), 10_000)))["labels"]
+    return mean(sum(label != -100 for label in row) for row in labels) - 1
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:

@@ -211,12 +211,9 @@ def rooms(monkeypatch):
         return record
 
     room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
-    off_target = {"load_suite": lambda files: ["suite", *files], "run_off_target": recorder("off_target", {})}
-    results = {"evaluate": recorder("evaluate", Path("run")), "compare": recorder("compare", "a table")}
-    room("evaluation", **results, **off_target)
+    room("evaluation", evaluate_model=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("hub", publish=recorder("publish", Path("to_upload")))
-    loaded = {"load_problems": lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"]}
-    room("problems", **loaded, FAMILIES={"sums": None}, MIXED="mixed")
+    room("problems", FAMILIES={"sums": None}, MIXED="mixed")
     return calls
 
 
@@ -261,7 +258,7 @@ def test_solve_a_file_keeps_its_columns(rooms, capsys, tmp_path, to_file):
 )
 def test_tasks_are_split_where_a_task_begins(rooms, tmp_path, text, tasks):
     cli.main(["evaluate", "--model", "m", "--task", text, "--num_problems=2", "--seed", "0", "--out", str(tmp_path)])
-    assert rooms["evaluate"][0][1] == [f"{task}/test/2/0" for task in tasks]
+    assert rooms["evaluate"][0] == ("m", tasks)
 
 
 def test_evaluate(rooms, capsys, tmp_path):
@@ -271,27 +268,24 @@ def test_evaluate(rooms, capsys, tmp_path):
         "--out", str(tmp_path),
     ])  # fmt: skip
     words, settings = rooms["evaluate"]
-    assert words == ("auto reasoner of m", ["sums/test/9/3", "gym:chain_sum/test/9/3"])
+    assert words == ("m", ["sums", "gym:chain_sum"])
     assert settings == SAMPLING | {
-        "strategies": ["a", "b"], "budgets": [64, None], "samples_per_problem": 2, "temperature": 0.0, "seed": 3,
-        "out": tmp_path,
+        "strategies": ["a", "b"], "budgets": [64, None], "num_problems": 9, "samples_per_problem": 2,
+        "temperature": 0.0, "seed": 3, "backend": "auto", "off_target": None, "out": tmp_path,
     }  # fmt: skip
     assert capsys.readouterr().out == "run\n"
 
 
 @pytest.mark.parametrize("files", [[], ["mine.jsonl", "b.jsonl?answer=key"]])
-def test_evaluate_off_target(rooms, tmp_path, files):
-    cli.main(["evaluate", "--model", "m", "--task", "sums", "--seed", "3", "--out", "a", "--off-target", *files])
-    words, settings = rooms["off_target"]
-    assert words == ("auto reasoner of m", ["suite", *files], Path("run"))
-    assert settings == SAMPLING | {"seed": 3}
+def test_evaluate_off_target(rooms, files):
+    cli.main(["evaluate", "--model", "m", "--task", "sums", "--out", "a", "--off-target", *files])
+    assert rooms["evaluate"][1]["off_target"] == files
 
 
 def test_evaluate_without_limits(rooms, tmp_path):
     cli.main(["evaluate", "--model", "m", "--task", "sums", "--out", str(tmp_path)])
     _, settings = rooms["evaluate"]
     assert (settings["strategies"], settings["budgets"]) == (["budget-forcing"], [None])
-    assert "off_target" not in rooms
 
 
 def test_compare(rooms, capsys, tmp_path):

@@ -36,6 +36,7 @@ CONTRACT = {
     *("prompt", "completion", "prompt_ids", "completion_ids", "tokenizer_hash", "thinking", "final_answer", "correct"),
     *("truncated", "thinking_tokens", "answer_tokens", "total_tokens", "model", "seed", "temperature"),
     *("strategy", "budget_tokens", "sample_index", "forced_close", "empty_answer", "floor_tokens", "spend"),
+    *("first_correct_tokens", "settled_tokens", "loops"),
 }
 OPENING_TEMPLATE = (  # as DeepSeek-R1's and Qwen3.5's: the generation prompt opens the block
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"

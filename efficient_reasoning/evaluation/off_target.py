@@ -30,7 +30,7 @@ import yaml
 from efficient_reasoning import answers, inference
 from efficient_reasoning.checkpoint import ASSETS
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
+from efficient_reasoning.evaluation.statistics import Interval, bootstrap, mark_of, paired_bootstrap, paired_ratio
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.prompts import conversation
@@ -224,8 +224,6 @@ def _pairs(baseline: Path, run: Path) -> np.ndarray:
 
 
 def _change(check: str, pairs: np.ndarray, note: str) -> OffTargetChange:
-    from efficient_reasoning.evaluation.compare import _mark  # which compares off target too
-
     correct_before, correct, tokens_before, tokens = pairs.T
     problems = range(len(pairs))
     # Else some resample of a model that hardly says a word might have no tokens to divide by.
@@ -233,7 +231,7 @@ def _change(check: str, pairs: np.ndarray, note: str) -> OffTargetChange:
     change = paired_bootstrap(correct_before, correct, problems, share=True)
     return OffTargetChange(
         check,
-        _mark(change),
+        mark_of(change),
         len(pairs),
         float(correct_before.mean()),
         float(correct.mean()),

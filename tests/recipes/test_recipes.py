@@ -117,6 +117,9 @@ def test_sft_compress(argv, tmp_path, tiny_model, data):
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("shortest_correct", "sft", "tiny")
     assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "sft.jsonl"), ("prompt",)))
+    tokenizer = load_tokenizer(str(tiny_model))
+    lengths = [len(tokenizer.encode(row["completion"])) - 1 for row in read_jsonl(data / "sft.jsonl")]  # without EOS
+    assert metadata.trained_tokens == pytest.approx(sum(lengths) / len(lengths))
     assert weights(tmp_path / "run") != weights(tiny_model)
 
 
@@ -137,6 +140,7 @@ def test_rl_length(argv, tmp_path, data):
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("grpo kimi", "rl", "tiny")
     assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "rl.jsonl"), ("prompt",)))
+    assert metadata.trained_tokens == logged(tmp_path / "run")[-1]["completions/mean_length"]
 
 
 def test_a_reward_reads_its_columns_and_logs(argv, tmp_path, tiny_model):
@@ -434,3 +438,13 @@ def test_a_group_is_not_split_over_processes(argv, tmp_path):
     done = launch("rl_length", argv("rl_length", deepspeed="zero2", per_device_train_batch_size=2), tmp_path)
     assert done.returncode != 0
     assert "error: num_generations is 4, and one process does not hold whole groups" in done.stdout + done.stderr
+
+
+def test_an_evaluation_is_a_config(tmp_path):
+    settings = ["--num_problems", "6", "--budgets", "16", "none", "--strategies", "no-thinking"]
+    run("evaluate", ["--config", "headline_overthinker", *settings, "--out", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    points = [(point["strategy"], point["budget_tokens"], point["n"]) for point in summary["points"]]
+    assert points == [("no-thinking", 16, 6), ("no-thinking", None, 6)]
+    assert (summary["config"]["temperature"], summary["config"]["seed"]) == (0.6, 1)
+    assert summary["trained_tokens"] is None  # the embedded model was saved before that was kept
