@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efficient_reasoning import inference
-from efficient_reasoning.errors import BadInput, run
+from efficient_reasoning.errors import BadInput, near, run
 from efficient_reasoning.inference.engine import SCORE, Request, Sampling
 from efficient_reasoning.traces import CHUNK_REQUESTS, sample_seed
 
@@ -66,7 +67,7 @@ class HarnessModel:
 
     def __init__(
         self,
-        path: str,
+        path: str = "",
         strategy: str = "budget-forcing",
         budget_tokens: int | None = None,
         max_new_tokens: int | None = None,
@@ -79,8 +80,18 @@ class HarnessModel:
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        **unknown: object,
     ):
         super().__init__()
+        numbers = {"budget_tokens": budget_tokens, "max_new_tokens": max_new_tokens, "top_k": top_k, "seed": seed}
+        known = inspect.signature(HarnessModel).parameters.keys() - {"unknown"}
+        for name in unknown:
+            raise BadInput(f"--model_args has no {name!r}{near(name, known)}")
+        for name, value in numbers.items():
+            if value is not None and type(value) is not int:
+                raise BadInput(f"--model_args: {name} is {value!r}; give a whole number.")
+        if not path:
+            raise BadInput("--model_args names no model; give path=FOLDER, a Hub id, or overthinker.")
         self.reasoner = inference.load_reasoner(path, backend)
         self.strategy, self.budget_tokens, self.max_new_tokens = strategy, budget_tokens, max_new_tokens
         self.sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k}

@@ -305,6 +305,8 @@ def _problem(place: str, row: Mapping, mapping: Mapping[str, str], default_id: s
     question = _text(place, row, "question", used["question"])
     if task in _WITHOUT_GOLD or str(task).startswith("gym:"):
         answer = str(row[used["answer"][0]] or "") if used["answer"] else ""
+    elif task == "json" and used["answer"] and isinstance(row[used["answer"][0]], Mapping):
+        answer = json.dumps(row[used["answer"][0]])
     else:
         answer = _gold(_text(place, row, "answer", used["answer"]))
         task = task or ("math" if is_math else "numeric" if NUMBER.fullmatch(answer.strip("$% ")) else "exact")

@@ -108,6 +108,20 @@ def test_the_model_says_how_it_samples_or_else_the_task(mock, of_model, of_task,
     assert dict(mock("a", "2", **of_model)._settings(of_task)) == expected
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "names no model; give path="),
+        ({"path": "overthinker", "budget": 64}, "has no 'budget', did you mean budget_tokens"),
+        ({"path": "overthinker", "budget_tokens": "64k"}, "budget_tokens is '64k'; give a whole number"),
+        ({"path": "overthinker", "top_k": 2.5}, "top_k is 2.5; give a whole number"),
+    ],
+)
+def test_arguments_that_cannot_be_are_named(settings, message):
+    with pytest.raises(BadInput, match=f"--model_args.*{message}"):
+        Model(**settings)
+
+
 def test_requests_with_other_settings_keep_their_order_and_repeats_their_luck(overthinker):
     first, second, third = load_problems("sums", "test", 3)
     problems = [first, second, first, third]

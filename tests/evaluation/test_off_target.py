@@ -56,6 +56,8 @@ def test_every_check_has_a_few_dozen_problems_that_verify_their_answers():
 def test_checks_are_about_what_their_names_say():
     suite = load_suite()
     assert len({problem["metadata"]["language"] for problem in suite["languages"]}) == 8
+    # Above, languages part thousands with points, commas or blanks.
+    assert max(int(problem["answer"]) for problem in suite["languages"]) < 1000
     assert all(len(problem["metadata"]["earlier_turns"]) in (2, 4) for problem in suite["multi_turn"])
     calls = [json.loads(problem["answer"]) for problem in suite["tool_calls"]]
     assert all(call["name"] in problem["question"] for call, problem in zip(calls, suite["tool_calls"], strict=True))
