@@ -27,6 +27,7 @@ EXTRAS = {
     "fla": "flash-linear-attention",
     "app": "gradio",
     "vllm": "vllm",
+    "harness": "lm-eval",
 }
 
 

@@ -31,7 +31,8 @@ def conversation(problem: Mapping) -> list[dict] | str:
     Raises:
         BadInput: earlier turns that are no list of messages.
     """
-    turns = (problem.get("metadata") or {}).get("earlier_turns")
+    metadata = problem.get("metadata")
+    turns = metadata.get("earlier_turns") if isinstance(metadata, Mapping) else None
     if not turns:
         return problem["question"]
     if not isinstance(turns, list) or not all(map(_is_message, turns)):

@@ -75,9 +75,9 @@ TOOLS = {
     "send_message": ({"to": "string", "text": "string"}, 'Send {name} the message "{text}".'),
     "set_timer": ({"minutes": "integer", "repeat": "boolean"}, "Start a timer of {n} minutes{repeat}."),
     "convert_currency": ({"amount": "number", "from": "string", "to": "string"}, "How many {to} are {n}.5 {from}?"),
-    "add_to_list": ({"list": "string", "items": "strings"}, "Put {one} and {two}, in this order, on the list {list}."),
+    "add_to_list": ({"list": "string", "items": "list of strings"}, "Put {one}, then {two}, on the list {list}."),
     "book_table": (
-        {"name": "string", "people": "integer", "time": "string, HH:MM"},
+        {"name": "string", "people": "integer", "time": "string, HH:MM of 24 hours"},
         "Book a table for {n} people at {hour}:30 in the afternoon, in the name of {name}.",
     ),
 }  # fmt: skip
@@ -88,7 +88,8 @@ def languages(rng: random.Random) -> list[dict]:
     problems = []
     for language, templates in LANGUAGES.items():
         for kind, template in enumerate(templates):
-            a, b, c, v = rng.randint(12, 48), rng.randint(11, 39), rng.randint(3, 9), rng.randrange(40, 120, 5)
+            a, b, c, v = rng.randint(12, 48), rng.randint(11, 39), rng.randint(3, 9), rng.randrange(40, 110, 5)
+            # Below 1,000: languages part thousands with points, commas or blanks.
             n, p = c * rng.randint(4, 15), 50
             question = template.format(a=a, b=b, c=c, v=v, n=n, p=p)
             problems.append(_problem(question, (a + b, c * v, n // c, p - b)[kind], language=language))

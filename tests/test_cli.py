@@ -247,6 +247,15 @@ def test_solve_a_file_keeps_its_columns(rooms, capsys, tmp_path, to_file):
     assert (second["final_answer"], second["total_tokens"], second["spend"]) == ("1", 6, {"decoded_tokens": 6})
 
 
+def test_solve_reads_the_turns_before_a_question(rooms, tmp_path, capsys):
+    turn = {"role": "user", "content": "Take 3."}
+    row = {"question": "Add 4.", "metadata": {"earlier_turns": [turn]}}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    cli.main(["solve", "--model", "m", "--file", str(tmp_path / "in.jsonl")])
+    thinking = json.loads(capsys.readouterr().out)["thinking"]
+    assert thinking == f"about {[turn, {'role': 'user', 'content': 'Add 4.'}]}"
+
+
 @pytest.mark.parametrize(
     ("text", "tasks"),
     [

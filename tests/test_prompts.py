@@ -154,7 +154,7 @@ def test_a_question_stands_behind_the_turns_before_it():
     assert asked == conversation(problem), "the problem stays as it is"
 
 
-@pytest.mark.parametrize("metadata", [{}, None, {"earlier_turns": []}, {"family": "sums"}])
+@pytest.mark.parametrize("metadata", [{}, None, "a note", {"earlier_turns": []}, {"family": "sums"}])
 def test_a_question_without_turns_is_a_text(metadata):
     assert conversation({"id": "a", "question": "Add 4.", "metadata": metadata}) == "Add 4."
 

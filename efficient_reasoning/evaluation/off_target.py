@@ -58,7 +58,7 @@ class OffTargetChange:
         baseline_accuracy, accuracy: of both runs.
         accuracy_change: run - baseline, as a share.
         tokens_change: run / baseline - 1, of total tokens; None also where the baseline mostly says nothing.
-        reason: why it was not checked, or what else differs between the runs.
+        reason: why it was not checked, or why the mark says little.
     """
 
     check: str
@@ -228,6 +228,8 @@ def _change(check: str, pairs: np.ndarray, note: str) -> OffTargetChange:
     problems = range(len(pairs))
     # Else some resample of a model that hardly says a word might have no tokens to divide by.
     speaks = np.mean(tokens_before > 0) >= 0.5
+    if not correct_before.any():
+        note = "; ".join(filter(None, (note, "the baseline solves none of them, so nothing can be lost")))
     change = paired_bootstrap(correct_before, correct, problems, share=True)
     return OffTargetChange(
         check,

@@ -53,7 +53,6 @@ _ALIASES = {
     "answer": ("answer", "final_answer", "expected_answer", "ground_truth", "target", "solution", "output"),
 }
 _GSM8K_ANSWER = re.compile(r"^####[ \t]*(\S.*)\Z", re.MULTILINE)
-_TEXT_LINE = re.compile(r"(?P<question>.*?\S.*?)\|\|(?P<reasoning>.*)####\s*(?P<answer>\S.*)")
 _IDS = ("id", "unique_id")
 _DIFFICULTIES = ("difficulty", "level")
 _WITHOUT_GOLD = ("agrees_with_base", "judge", "unit_tests")  # tasks, as is gym:NAME
@@ -271,10 +270,13 @@ def _text_rows(path: Path) -> Iterator[tuple[str, dict]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place, parts = f"{path}, line {number}", _TEXT_LINE.fullmatch(line.strip())
-        if parts is None:
+        question, _, solution = line.partition("||")
+        reasoning, _, answer = solution.rpartition("####")
+        place, row = f"{path}, line {number}", {"question": question, "reasoning": reasoning, "answer": answer}
+        row = {name: text.strip() for name, text in row.items()}
+        if not row["question"] or not row["answer"] or "####" not in solution:
             raise BadInput(f"{place}: expected question||reasoning #### answer; write it so, or name it .jsonl.")
-        yield place, {name: text.strip() for name, text in parts.groupdict().items()}
+        yield place, row
 
 
 def _answered(rows: Iterable[tuple], mapping: Mapping[str, str]) -> Iterator[tuple]:
@@ -305,6 +307,8 @@ def _problem(place: str, row: Mapping, mapping: Mapping[str, str], default_id: s
     question = _text(place, row, "question", used["question"])
     if task in _WITHOUT_GOLD or str(task).startswith("gym:"):
         answer = str(row[used["answer"][0]] or "") if used["answer"] else ""
+    elif task == "json" and used["answer"] and isinstance(row[used["answer"][0]], Mapping):
+        answer = json.dumps(row[used["answer"][0]])
     else:
         answer = _gold(_text(place, row, "answer", used["answer"]))
         task = task or ("math" if is_math else "numeric" if NUMBER.fullmatch(answer.strip("$% ")) else "exact")

@@ -56,6 +56,8 @@ def test_every_check_has_a_few_dozen_problems_that_verify_their_answers():
 def test_checks_are_about_what_their_names_say():
     suite = load_suite()
     assert len({problem["metadata"]["language"] for problem in suite["languages"]}) == 8
+    # Above, languages part thousands with points, commas or blanks.
+    assert max(int(problem["answer"]) for problem in suite["languages"]) < 1000
     assert all(len(problem["metadata"]["earlier_turns"]) in (2, 4) for problem in suite["multi_turn"])
     calls = [json.loads(problem["answer"]) for problem in suite["tool_calls"]]
     assert all(call["name"] in problem["question"] for call, problem in zip(calls, suite["tool_calls"], strict=True))
@@ -177,7 +179,9 @@ def test_harm_is_shown_check_by_check_and_together(two_runs):
     together = changes[TOGETHER]
     assert (together.mark, together.n) == ("-", 168)
     assert together.accuracy_change.mean == pytest.approx(-24 / 168)
-    assert compare_off_target(two_runs[1], two_runs[0])[1].mark == "+"
+    back = compare_off_target(two_runs[1], two_runs[0])[1]
+    assert (back.mark, back.reason) == ("+", "the baseline solves none of them, so nothing can be lost")
+    assert harmed.reason == ""
 
 
 def test_what_was_not_checked_says_so(two_runs, tmp_path):

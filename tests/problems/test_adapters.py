@@ -327,6 +327,14 @@ def test_rows_without_a_gold_answer_are_left_out_when_asked(tmp_path):
         load_problems(file)
 
 
+def test_gold_objects_are_written_as_json(tmp_path):
+    call = {"name": "add", "arguments": {"numbers": [1, 2.5]}}
+    rows = [{"question": "Add.", "answer": call}, {"question": "Add.", "answer": json.dumps(call)}]
+    for problem in load_problems(jsonl(tmp_path / "rows.jsonl", *rows) + "?task=json"):
+        assert json.loads(problem["answer"]) == call
+        assert verify(problem, f"Here: {json.dumps(call)}")
+
+
 def test_lines_of_text(tmp_path):
     path = tmp_path / "rows.txt"
     path.write_bytes(b"\xef\xbb\xbf1+1, or a||b?||<<1+1=2>> #### 2\r\n\n5 6 * 7 4||5 + 1 #### 0 2\n")
