@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,16 @@ _HEADER = (
     "AES (as published)",
     "dominated by",
 )
-_OFF_TARGET_HEADER = ("run", "off target", "problems", "baseline", "accuracy", "change [95 %]", "tokens change")
+_OFF_TARGET_HEADER = (
+    "run",
+    "off target",
+    "problems",
+    "baseline",
+    "accuracy",
+    "change [95 %]",
+    "tokens change",
+    "note",
+)
 _CURVE_HEADER = ("run", "area [95 %]", "area change [95 %]", "tokens at no loss [95 %]", "tokens change")
 _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
@@ -316,7 +326,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.accuracy_change is not None and row.tokens_change is not None:
         change = f"{_signed(row.accuracy_change)} {row.mark}"
         tokens = f"{100 * row.tokens_change.mean:+.1f} %"
-        aes = f"{row.aes:+.2f} ({row.aes_as_published:+.2f})"
+        aes = "" if math.isnan(row.aes) else f"{row.aes:+.2f} ({row.aes_as_published:+.2f})"
     if row.removable_share is not None:
         removable = f"{100 * row.removable_share:.0f} %"
     mean, low, high = (f"{100 * value:.1f}" for value in dataclasses.astuple(row.accuracy))
@@ -339,10 +349,18 @@ def _curve_cells(curve: Curve) -> tuple[str, ...]:
 
 def _off_target_cells(run: str, change: OffTargetChange) -> tuple[str, ...]:
     if change.accuracy_change is None:
-        return run, change.check, "", "", "", change.mark, change.reason
+        return run, change.check, "", "", "", change.mark, "", change.reason
     tokens = "" if change.tokens_change is None else f"{100 * change.tokens_change.mean:+.1f} %"
     accuracies = (f"{100 * value:.1f} %" for value in (change.baseline_accuracy, change.accuracy))
-    return run, change.check, str(change.n), *accuracies, f"{_signed(change.accuracy_change)} {change.mark}", tokens
+    return (
+        run,
+        change.check,
+        str(change.n),
+        *accuracies,
+        f"{_signed(change.accuracy_change)} {change.mark}",
+        tokens,
+        change.reason,
+    )
 
 
 def _signed(change: Interval) -> str:
