@@ -190,7 +190,7 @@ def _audit(arguments: argparse.Namespace) -> None:
 
         for name in ("tokenizer", "answers", "verifier"):
             if getattr(arguments, name) is not None:
-                raise BadInput(f"--{name} is for --logs; a model has its own tokenizer, and --task its verifiers.")
+                raise BadInput(f"--{name} is for --logs; --task names a verifier itself: file:PATH?task=judge.")
         if arguments.task is None:
             raise BadInput("audit --model needs --task: what shall it solve?")
         problems = [

@@ -29,6 +29,7 @@ from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.thinking import ThinkingFormat
+from efficient_reasoning.traces import sample_traces
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 VERIFIERS = ("agrees_with_base", "judge")
 # Budgets of the hull: shares of the median length without a budget.
 _BUDGET_SHARES = (0.25, 0.5, 0.75)
+_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512, "seed": 0}  # as in `evaluate`
+_AGREEMENT = (
+    "There were no gold answers: *correct* means that a response says what most samples of the model say to its "
+    "question. That is agreement, not correctness."
+)
 _CHUNK = 512
 _TOLERANCE = 0.05  # by which two counts of the same responses may differ
 
@@ -90,7 +96,8 @@ def audit_model(
 
     Args:
         reasoner: from `load_reasoner`.
-        problems: with distinct ids, as for `evaluate`.
+        problems: with distinct ids, as for `evaluate`. Those of the task agrees_with_base need no `base_answers`: as
+            many samples of their own as are audited are drawn for these.
         out: folder for report.md, audit.json, lengths.png and the runs: `unlimited`, `budgets` and `shortcuts`.
         samples_per_problem: two at least for the shortest-of-n bound.
         price_per_million_tokens: of generated tokens.
@@ -103,10 +110,12 @@ def audit_model(
         BadInput: as `evaluate`; a price of zero or less.
     """
     _check_price(price_per_million_tokens)
-    out, sampling = Path(out), {"samples_per_problem": samples_per_problem, **sampling}
+    out, sampling = Path(out), {**_SAMPLING, "samples_per_problem": samples_per_problem, **sampling}
+    problems, verifier = _with_base_answers(reasoner, problems, sampling, out)
     unlimited = evaluate(reasoner, problems, **sampling, out=out / "unlimited")
     responses = [from_sample(sample) for sample in read_jsonl(unlimited / "samples.jsonl")]
-    numbers = {"source": read_summary(unlimited)["config"]["model"], "verifier": None, "notes": []}
+    notes = [_AGREEMENT] if verifier else []
+    numbers = {"source": read_summary(unlimited)["config"]["model"], "verifier": verifier, "notes": notes}
     numbers |= measure(responses, price_per_million_tokens)
     budgets = _budgets(numbers["total_tokens"]["p50"], reasoner.thinking)
     runs = [
@@ -179,10 +188,7 @@ def _notes(log: Log, tokenizer: str | None, verifier: str | None) -> list[str]:
     """What a reader of the report has to know about where its numbers come from."""
     responses, notes = log.responses, []
     if verifier == "agrees_with_base":
-        notes.append(
-            "There were no gold answers: *correct* means that a response says what most responses to its question "
-            "say, itself included. That is agreement, not correctness; of one response alone it says nothing."
-        )
+        notes.append(f"{_AGREEMENT} Each response votes too, so that one alone always agrees.")
     if verifier == "judge":
         notes.append("*Correct* is what the judge says.")
     if log.failures:
@@ -215,6 +221,41 @@ def _notes(log: Log, tokenizer: str | None, verifier: str | None) -> list[str]:
 
 
 # ---- models ----
+
+
+def _with_base_answers(
+    reasoner: Reasoner, problems: Sequence[Mapping], sampling: Mapping, out: Path
+) -> tuple[list[Mapping], str | None]:
+    """The problems, with samples of the model to agree with where they need them; and what then is the verifier."""
+    without = [one for one in problems if one["task"] == "agrees_with_base" and not _base_answers(one)]
+    if not without:
+        return list(problems), None
+    path = out / "base_answers.jsonl"
+    # Other luck than that of the samples that are audited, lest each agree with itself.
+    drawn = {**sampling, "seed": sampling["seed"] + 1}
+    unverified = [{**one, "task": "exact", "answer": "not known"} for one in without]
+    sample_traces(
+        reasoner,
+        unverified,
+        **drawn,
+        strategies=["budget-forcing"],
+        budgets=[None],
+        path=path,
+        config_path=path.with_suffix(".config.yaml"),
+    )
+    texts: dict[str, list[str]] = {}
+    for trace in read_jsonl(path):
+        texts.setdefault(trace["id"], []).append(trace["final_answer"])
+    return [
+        {**one, "metadata": {**(one.get("metadata") or {}), "base_answers": texts[one["id"]]}}
+        if one["id"] in texts
+        else one
+        for one in problems
+    ], "agrees_with_base"
+
+
+def _base_answers(problem: Mapping) -> list[str] | None:
+    return (problem.get("metadata") or {}).get("base_answers")
 
 
 def _budgets(median_tokens: float, thinking: ThinkingFormat) -> list[int]:
