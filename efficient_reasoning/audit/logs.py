@@ -219,7 +219,8 @@ def _reply(row: Mapping) -> Mapping | None:
             return body
         if "status_code" in response or "error" in response or row.get("error"):
             return {}
-    return {} if row.get("error") and not _first_of(row, _COMPLETIONS) else None
+    has_failed = row.get("error") and all(row.get(name) is None for name in _COMPLETIONS)
+    return {} if has_failed else None
 
 
 def _read_reply(place: str, row: Mapping, reply: Mapping) -> tuple[list[_Said], dict]:
