@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import load_reasoner
 
-LABELLED = Path(__file__).parents[3] / "shared/data/gsm8k/example_model_solutions_first1119.jsonl"
+DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", Path(__file__).parents[2] / "../shared/data"))
+LABELLED = DATA / "gsm8k/example_model_solutions_first1119.jsonl"
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 SETTINGS = {"samples_per_problem": 2, "max_new_tokens": 64}
 
