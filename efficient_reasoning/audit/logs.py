@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,18 @@ from efficient_reasoning.thinking import KNOWN_DELIMITERS, ThinkingFormat
 
 _KEYS = ("question", "answer", "completion", "task")
 _COMPLETIONS = ("completion", "completions", "response", "responses", "generation", "generations", "prediction")
+# What tells a trace of ours from other rows, and what else is read in it where it is not None.
+_TRACE = dict.fromkeys(("id", "question", "task", "final_answer"), str) | {
+    "correct": bool,
+    "total_tokens": int,
+    "completion_ids": list,
+}
+_OF_TRACE = dict.fromkeys(("budget_tokens", "thinking_tokens", "first_correct_tokens", "settled_tokens"), int) | {
+    "strategy": str,
+    "prompt_ids": list,
+    "truncated": bool,
+    "loops": bool,
+}
 # What a server writes beside the request: nothing that a problem is made of.
 _REPLY = {"choices", "usage", "response", "request", "messages", "error", "object", "created", "model", "id"}
 
@@ -92,7 +105,7 @@ def read_logs(
     failures = 0
     for number, row in read_numbered_jsonl(path):
         place = f"{path}, line {number}"
-        if _is_sample(row):
+        if _is_sample(place, row):
             samples.append(row)
             continue
         said, rest = _read_line(place, row, mapping)
@@ -134,8 +147,21 @@ def _parse_mapping(source: str) -> tuple[str, dict[str, str]]:
 # ---- lines ----
 
 
-def _is_sample(row: Mapping) -> bool:
-    return all(key in row for key in ("id", "task", "completion_ids", "total_tokens", "final_answer", "correct"))
+def _is_sample(place: str, row: Mapping) -> bool:
+    """Whether the line is a trace of ours.
+
+    Raises:
+        BadInput: it is, and somebody has changed it.
+    """
+    if not all(name in row for name in _TRACE):
+        return False
+    for name, kind in (_TRACE | _OF_TRACE).items():
+        value = row.get(name)
+        if type(value) is not kind and not (value is None and name in _OF_TRACE):
+            raise BadInput(f"{place}: its {name} is {json.dumps(value)[:40]}, as in no trace; make the trace again.")
+        if kind is list and value and not _are_ids(value):
+            raise BadInput(f"{place}: its {name} are no token ids; make the trace again.")
+    return True
 
 
 def _one_point(path: str, samples: list[dict]) -> tuple[list[dict], int]:
@@ -231,13 +257,17 @@ def _read_reply(place: str, row: Mapping, reply: Mapping) -> tuple[list[_Said], 
     if len(choices) > 1:
         total = thinking = None  # of all choices together
     said = [_read_choice(place, choice, reply, total, thinking) for choice in choices]
-    request = row.get("request") if isinstance(row.get("request"), Mapping) else row
-    messages = request.get("messages") or (request.get("body") or {}).get("messages") or []
+    request = _object(row.get("request")) or row
+    messages = request.get("messages") or _object(request.get("body")).get("messages")
     rest = {column: value for column, value in row.items() if column not in _REPLY}
-    if messages:
+    if isinstance(messages, list):
         rest["question"] = _question(place, messages)
     identity = row.get("custom_id") or (reply if "choices" in row else row).get("id")
     return said, rest | ({"id": identity} if identity else {})
+
+
+def _object(value: object) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _question(place: str, messages: list) -> str:
@@ -264,7 +294,7 @@ def _read_choice(
 
 
 def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and all(type(token) is int for token in value)
+    return isinstance(value, list) and all(type(token) is int and 0 <= token < 1 << 31 for token in value)
 
 
 def _was_cut(choice: Mapping) -> bool | None:
@@ -274,10 +304,9 @@ def _was_cut(choice: Mapping) -> bool | None:
 
 def _usage(place: str, usage: object) -> tuple[int | None, int | None]:
     """Tokens of the response and of its thinking."""
-    usage = usage if isinstance(usage, Mapping) else {}
-    details = usage.get("completion_tokens_details")
+    usage = _object(usage)
     total = usage.get("completion_tokens")
-    thinking = (details if isinstance(details, Mapping) else usage).get("reasoning_tokens")
+    thinking = (_object(usage.get("completion_tokens_details")) or usage).get("reasoning_tokens")
     for name, value in (("completion_tokens", total), ("reasoning_tokens", thinking)):
         if value is not None and (type(value) is not int or value < 0):
             raise BadInput(f"{place}: usage says {name} {value!r}; fix or remove the line.")

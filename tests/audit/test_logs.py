@@ -248,6 +248,9 @@ def test_another_verifier_for_logs_without_answers(log):
         ([ROW], "line 1: neither choices nor a completion among its columns question, answer; map one"),
         ([ROW | {"completion": "7"}], "line 1: no length of its own"),
         ([ROW | {"completion": 7, "usage": usage(3)}], "line 1: a response is int, not a text"),
+        ([sample(correct="yes")], 'line 1: its correct is "yes", as in no trace'),
+        ([sample(truncated=0)], "line 1: its truncated is 0, as in no trace"),
+        ([sample(completion_ids=["<think>"])], "line 1: its completion_ids are no token ids"),
         ([ROW | {"choices": "7"}], "line 1: its choices are no list of objects"),
         ([ROW | {"choices": []}], "no response in it"),
         (
