@@ -308,7 +308,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--samples-per-problem", default=4, type=_count, help="(default: %(default)s)")
     audit.add_argument("--logs", help="FILE of what a model has answered: chat replies, batches, samples.jsonl, rows")
     audit.add_argument("--tokenizer", help="of the model in --logs: folder or Hub id")
-    audit.add_argument("--answers", type=_file, help="problems with the gold answers of --logs")
+    audit.add_argument("--answers", help="FILE of problems with the gold answers of --logs")
     audit.add_argument("--verifier", help="for --logs without gold answers: agrees_with_base or judge")
     audit.add_argument(
         "--price-per-million-tokens", type=_at_least(0, float), help="of generated tokens (default: no costs)"

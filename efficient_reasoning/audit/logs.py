@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,7 +392,7 @@ def _response(place: str, said: _Said, problem: dict, thinking: ThinkingFormat |
         else count.thinking_tokens,
         truncated=said.truncated,
         read_tokens=None if is_hidden else count.total_tokens,
-        ids=None if is_hidden else ids,
+        ids=None if is_hidden else array("i", ids),
         prompt_ids=prompt_ids,
     )
 

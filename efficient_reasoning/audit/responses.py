@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ class Response:
         read_tokens: length of what was read for the next three: the total, but for lengths from `usage`.
         first_correct_tokens, settled_tokens, loops: see `overthinking.Reading`; loops is None where nothing was read.
         floor_tokens: length of the shortest solution.
-        ids, prompt_ids: of what is to be read.
+        ids, prompt_ids: of what is to be read; an array is a tenth of a list.
     """
 
     problem: dict
@@ -39,7 +40,7 @@ class Response:
     settled_tokens: int | None = None
     loops: bool | None = None
     floor_tokens: float | None = None
-    ids: list[int] | None = field(default=None, repr=False)
+    ids: array | None = field(default=None, repr=False)
     prompt_ids: list[int] = field(default_factory=list, repr=False)
 
     @property
@@ -54,7 +55,7 @@ def from_sample(sample: Mapping) -> Response:
         answer=sample["final_answer"],
         counted_by=IDS,
         read_tokens=sample["total_tokens"],
-        ids=sample["completion_ids"],
+        ids=array("i", sample["completion_ids"]),
         **{
             key: sample.get(key)
             for key in (

@@ -156,9 +156,8 @@ def _judge(responses: Sequence[Response]) -> None:
     for response in responses:
         texts.setdefault(response.problem["id"], []).append(response.answer)
     for response in responses:
-        if response.problem["task"] == "agrees_with_base":
-            base_answers = texts[response.problem["id"]]
-            response.problem = response.problem | {"metadata": {"base_answers": base_answers}}
+        if response.problem["task"] == "agrees_with_base" and not _base_answers(response.problem):
+            response.problem = _agreeing(response.problem, texts[response.problem["id"]])
     pending = [response for response in responses if response.correct is None]
     answers.check_problems(list({response.problem["id"]: response.problem for response in pending}.values()))
     with tqdm(total=len(pending), unit="answer", desc="verifying", mininterval=1) as bar:
@@ -246,16 +245,16 @@ def _with_base_answers(
     texts: dict[str, list[str]] = {}
     for trace in read_jsonl(path):
         texts.setdefault(trace["id"], []).append(trace["final_answer"])
-    return [
-        {**one, "metadata": {**(one.get("metadata") or {}), "base_answers": texts[one["id"]]}}
-        if one["id"] in texts
-        else one
-        for one in problems
-    ], "agrees_with_base"
+    return [_agreeing(one, texts[one["id"]]) if one["id"] in texts else one for one in problems], "agrees_with_base"
 
 
 def _base_answers(problem: Mapping) -> list[str] | None:
     return (problem.get("metadata") or {}).get("base_answers")
+
+
+def _agreeing(problem: Mapping, base_answers: list[str]) -> dict:
+    """The problem with answers to agree with."""
+    return {**problem, "metadata": {**(problem.get("metadata") or {}), "base_answers": base_answers}}
 
 
 def _budgets(median_tokens: float, thinking: ThinkingFormat) -> list[int]:

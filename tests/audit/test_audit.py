@@ -74,6 +74,16 @@ def test_a_tokenizer_of_another_model_is_noticed(log, tmp_path):
     assert "The server counted 400 tokens where overthinker makes 46 of the text" in (out / "report.md").read_text()
 
 
+def test_what_was_read_when_it_was_sampled_is_not_read_again(audited, tmp_path):
+    samples = list(read_jsonl(audited[0] / "unlimited" / "samples.jsonl"))
+    write_jsonl(tmp_path / "samples.jsonl", [sample | {"first_correct_tokens": 3} for sample in samples])
+    out = audit_logs(str(tmp_path / "samples.jsonl"), out=tmp_path / "out", tokenizer="overthinker")
+    assert numbers_of(out)["outcome_efficiency"]["mean"] == pytest.approx(3 / 51)
+    write_jsonl(tmp_path / "samples.jsonl", [sample | {"loops": None} for sample in samples])  # an older trace
+    out = audit_logs(str(tmp_path / "samples.jsonl"), out=tmp_path / "out", tokenizer="overthinker")
+    assert numbers_of(out)["outcome_efficiency"]["mean"] == pytest.approx(7 / 51)
+
+
 def test_one_response_a_question_has_no_shortest(log, tmp_path):
     write_jsonl(log, list(read_jsonl(log))[::2])
     out = audit_logs(str(log), out=tmp_path / "out", tokenizer="overthinker")
@@ -97,6 +107,26 @@ def test_the_majority_of_a_question_stands_in_for_its_answer(tmp_path):
     )
     assert numbers_of(out)["accuracy"]["mean"] == pytest.approx(2 / 3)
     assert "That is agreement, not correctness" in (out / "report.md").read_text()
+
+
+def test_a_judge_is_asked_once_an_answer(tmp_path, monkeypatch):
+    asked = []
+
+    def chat(base_url, model, messages):
+        asked.append(messages[-1]["content"])
+        return "CORRECT" if asked[-1].endswith("seven") else "WRONG"
+
+    monkeypatch.setattr("efficient_reasoning.answers.judge._chat", chat)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost/v1")
+    monkeypatch.setenv("OPENAI_MODEL", "judge")
+    rows = [
+        {"question": "3+4", "completion": f"<think>It is {said}. Yes.\n</think>{said}"} for said in ("six", "seven")
+    ]
+    write_jsonl(tmp_path / "log.jsonl", rows)
+    out = audit_logs(str(tmp_path / "log.jsonl"), out=tmp_path / "out", tokenizer="overthinker", verifier="judge")
+    assert numbers_of(out)["accuracy"]["mean"] == 0.5
+    assert len(asked) == 2
+    assert "*Correct* is what the judge says." in (out / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,15 @@ def test_ids_of_a_line_are_its_length(log, thinking):
     assert (response.total_tokens, response.counted_by) == (9, IDS)  # nobody knows which of them ends it
 
 
+def test_the_prompts_ids_may_open_the_thinking(log, thinking):
+    ids = {
+        name: thinking.tokenizer.encode(text)
+        for name, text in (("token_ids", "3+4"), ("prompt_token_ids", "?<think>"))
+    }
+    [response] = log(chat(choice("3+4", **ids), **asked(), answer="7"), thinking=thinking).responses
+    assert (response.thinking_tokens, response.answer) == (3, "")
+
+
 def test_thinking_that_a_server_hides_is_counted_and_not_read(log, thinking):
     line = chat(choice("7"), usage=usage(50, 40), **asked(), answer="7")
     [response] = log(line, thinking=thinking).responses
@@ -177,7 +186,14 @@ def test_thinking_that_a_server_hides_is_counted_and_not_read(log, thinking):
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("<think>6?</think>\n7", "\n7"), ("6?</think>7", "7"), ("<think>7", ""), ("◁think▷6◁/think▷7", "7"), ("7", "7")],
+    [
+        ("<think>6</think>7<think>8</think>9", "9"),
+        ("<think>6?</think>\n7", "\n7"),
+        ("6?</think>7", "7"),
+        ("<think>7", ""),
+        ("◁think▷6◁/think▷7", "7"),
+        ("7", "7"),
+    ],
 )
 def test_the_answer_is_what_follows_the_thinking_also_without_a_tokenizer(log, text, answer):
     [response] = log(ROW | {"completion": text, "usage": usage(9)}).responses

@@ -78,10 +78,11 @@ def test_what_the_readings_say():
 
 
 def test_a_reading_of_text_is_a_share_of_the_servers_count():
-    one = read("a", True, 50, first=25)
+    one = read("a", True, 50, first=25, settled=20)
     one.total_tokens = 80
     numbers = measure([one, read("b", True, 20, first=20)])
     assert numbers["could_save"]["after_first_correct"]["mean"] == pytest.approx(40 / 100)
+    assert numbers["after_settled"]["mean"] == pytest.approx(0.6)
 
 
 def test_what_could_be_saved_and_what_it_costs():
@@ -119,6 +120,11 @@ def test_groups_by_difficulty_and_by_how_often_solved():
     ]
     assert [(group["group"], group["n"]) for group in numbers["by_solve_rate"]] == [("never", 2), ("always", 6)]
     assert numbers["by_difficulty"][0]["wrong_tokens"] is None
+
+
+def test_half_is_not_more_than_half():
+    numbers = measure([response("q", i < 2, 10) for i in range(4)] + [response("r", i < 3, 10) for i in range(4)])
+    assert [group["group"] for group in numbers["by_solve_rate"]] == ["up to half", "more than half"]
 
 
 def test_many_difficulties_make_four_groups():
