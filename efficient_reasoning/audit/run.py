@@ -78,7 +78,9 @@ def audit_logs(
     log = read_logs(source, thinking, answers_file, verifier)
     _judge(log.responses)
     _read(log.responses, thinking)
-    numbers = {"source": log.path.stem, "verifier": verifier, "notes": _notes(log, tokenizer, verifier)}
+    # A report may be published: folders of this machine stay out of it.
+    name = Path(tokenizer).name if tokenizer and Path(tokenizer).is_dir() else tokenizer
+    numbers = {"source": log.path.stem, "verifier": verifier, "notes": _notes(log, name, verifier)}
     numbers |= measure(log.responses, price_per_million_tokens)
     return _write(numbers, log.responses, Path(out))
 
@@ -138,12 +140,23 @@ def _check_price(price_per_million_tokens: float | None) -> None:
 
 
 def _thinking_of(tokenizer: str) -> ThinkingFormat:
-    """The delimiters of a tokenizer; those of most models where it has none of its own."""
-    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
+    """The delimiters of a checkpoint or of a tokenizer alone; those of most models where it has none of its own."""
+    from transformers import AutoTokenizer
 
-    loaded = load_tokenizer(resolve_model(tokenizer))
+    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
+
+    folder = resolve_model(tokenizer)
+    is_alone = Path(folder).is_dir() and not (Path(folder) / "config.json").is_file()
+    if is_alone:
+        try:
+            loaded = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise BadInput(f"{folder}: its tokenizer cannot be loaded ({reason}); name another folder.") from None
+    else:
+        loaded = load_tokenizer(folder)
     try:
-        return ThinkingFormat.from_tokenizer(loaded)
+        return ThinkingFormat.from_tokenizer(loaded) if is_alone else thinking_format(folder, loaded)
     except BadInput:
         return ThinkingFormat.from_tokenizer(loaded, "<think>", "</think>")
 

@@ -10,6 +10,7 @@ import pytest
 
 from efficient_reasoning import cli
 from efficient_reasoning.audit import audit_logs, audit_model
+from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import load_reasoner
@@ -82,6 +83,19 @@ def test_what_was_read_when_it_was_sampled_is_not_read_again(audited, tmp_path):
     write_jsonl(tmp_path / "samples.jsonl", [sample | {"loops": None} for sample in samples])  # an older trace
     out = audit_logs(str(tmp_path / "samples.jsonl"), out=tmp_path / "out", tokenizer="overthinker")
     assert numbers_of(out)["outcome_efficiency"]["mean"] == pytest.approx(7 / 51)
+
+
+def test_a_tokenizer_may_stand_alone(log, tmp_path):
+    folder = tmp_path / "tokenizer"
+    load_tokenizer(resolve_model("overthinker")).save_pretrained(folder)
+    assert not (folder / "config.json").exists()
+    out = audit_logs(str(log), out=tmp_path / "out", tokenizer=str(folder))
+    assert numbers_of(out)["could_save"]["after_first_correct"]["mean"] == pytest.approx((8 + 2) / 46)
+    report = (out / "report.md").read_text()
+    assert "tokenised again with tokenizer," in report and str(tmp_path) not in report
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(BadInput, match="its tokenizer cannot be loaded"):
+        audit_logs(str(log), out=tmp_path / "other", tokenizer=str(folder))
 
 
 def test_one_response_a_question_has_no_shortest(log, tmp_path):
