@@ -32,7 +32,16 @@ from efficient_reasoning.problems.adapters import from_rows
 from efficient_reasoning.thinking import KNOWN_DELIMITERS, ThinkingFormat
 
 _KEYS = ("question", "answer", "completion", "task")
-_COMPLETIONS = ("completion", "completions", "response", "responses", "generation", "generations", "prediction")
+_COMPLETIONS = (
+    "completion",
+    "completions",
+    "response",
+    "responses",
+    "generation",
+    "generations",
+    "prediction",
+    "messages",
+)
 # What tells a trace of ours from other rows, and what else is read in it where it is not None.
 _TRACE = dict.fromkeys(("id", "question", "task", "final_answer"), str) | {
     "correct": bool,
@@ -42,6 +51,7 @@ _TRACE = dict.fromkeys(("id", "question", "task", "final_answer"), str) | {
 _OF_TRACE = dict.fromkeys(("budget_tokens", "thinking_tokens", "first_correct_tokens", "settled_tokens"), int) | {
     "strategy": str,
     "prompt_ids": list,
+    "metadata": dict,
     "truncated": bool,
     "loops": bool,
 }
@@ -191,14 +201,16 @@ def _read_line(place: str, row: dict, mapping: Mapping[str, str]) -> tuple[list[
         )
     texts = [text for value in values for text in (value if _is_list_of_responses(value) else [value])]
     rest = {column: value for column, value in row.items() if column not in {name.split(".")[0] for name in names}}
-    if isinstance(row.get("prompt"), list):
-        rest["question"] = _question(place, row["prompt"])
-    if len(texts) > 1:
+    for name in ("prompt", "messages"):
+        if isinstance(row.get(name), list):
+            rest.pop(name, None)
+            rest["question"] = _question(place, row[name])
+    if len(texts) != 1:
         return [_Said(_text(place, text)) for text in texts], rest
-    choice = {"message": {"content": texts[0], "reasoning_content": row.get("reasoning_content")}} if texts else {}
+    message = texts[0][-1] if _are_messages(texts[0]) else {"content": texts[0]}
     ids = {"token_ids": row.get("completion_ids"), "prompt_token_ids": row.get("prompt_ids")}
-    said = [_read_choice(place, {**row, **ids, **choice}, {}, *_usage(place, row.get("usage")))] if texts else []
-    return said, rest
+    choice = {**row, **ids, "message": {"reasoning_content": row.get("reasoning_content"), **message}}
+    return [_read_choice(place, choice, {}, *_usage(place, row.get("usage")))], rest
 
 
 def _first_of(row: Mapping, names: tuple[str, ...]) -> list[str]:
@@ -216,18 +228,21 @@ def _column(place: str, row: Mapping, name: str) -> object:
 
 def _is_list_of_responses(value: object) -> bool:
     """Several responses, and not the messages of one."""
-    return isinstance(value, list) and not all(isinstance(part, Mapping) and "content" in part for part in value)
+    return isinstance(value, list) and not _are_messages(value)
+
+
+def _are_messages(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(_object(part).get("role") for part in value)
 
 
 def _text(place: str, value: object) -> str:
     """A text, or what the last of some messages says, or the texts of its parts."""
-    if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
-        if "role" in value[-1]:
-            value = value[-1].get("content")
-        elif all(isinstance(part.get("text", ""), str) for part in value):
-            value = "".join(part.get("text", "") for part in value)
-    elif isinstance(value, Mapping):
+    if _are_messages(value):
+        value = value[-1]
+    if isinstance(value, Mapping):
         value = value.get("content")
+    if isinstance(value, list) and all(isinstance(_object(part).get("text", ""), str) for part in value):
+        value = "".join(_object(part).get("text", "") for part in value)
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -375,6 +390,8 @@ def _response(place: str, said: _Said, problem: dict, thinking: ThinkingFormat |
     ids = said.ids
     if ids is None:
         text = said.text if said.reasoning is None else thinking.write(said.reasoning, said.text)
+        if said.reasoning is not None and not said.text:  # the thinking never ended
+            text = text[: text.rindex(thinking.close_text)]
         ids = thinking.tokenizer.encode(text, add_special_tokens=False)
     count = thinking.count(ids, prompt_ids)
     by_usage = said.ids is None and said.total_tokens is not None

@@ -50,6 +50,7 @@ class Response:
 
 def from_sample(sample: Mapping) -> Response:
     """The response of a line of samples.jsonl, or of the traces of `data sample`."""
+    floor = sample.get("floor_tokens")
     return Response(
         problem={key: sample.get(key) for key in ("id", "question", "answer", "task", "difficulty", "metadata")},
         answer=sample["final_answer"],
@@ -60,7 +61,8 @@ def from_sample(sample: Mapping) -> Response:
             key: sample.get(key)
             for key in (
                 *("total_tokens", "thinking_tokens", "truncated", "correct", "prompt_ids"),
-                *("first_correct_tokens", "settled_tokens", "loops", "floor_tokens"),
+                *("first_correct_tokens", "settled_tokens", "loops"),
             )
         },
+        floor_tokens=floor if type(floor) in (int, float) else None,
     )

@@ -173,7 +173,7 @@ def _judge(responses: Sequence[Response]) -> None:
             response.problem = _agreeing(response.problem, texts[response.problem["id"]])
     pending = [response for response in responses if response.correct is None]
     answers.check_problems(list({response.problem["id"]: response.problem for response in pending}.values()))
-    with tqdm(total=len(pending), unit="answer", desc="verifying", mininterval=1) as bar:
+    with tqdm(total=len(pending), unit="answer", desc="verifying", mininterval=1, disable=not pending) as bar:
         for start in range(0, len(pending), _CHUNK):
             chunk = pending[start : start + _CHUNK]
             verdicts = answers.verify_many([one.problem for one in chunk], [one.answer for one in chunk])
@@ -225,7 +225,7 @@ def _notes(log: Log, tokenizer: str | None, verifier: str | None) -> list[str]:
     unread = sum(not response.is_read for response in responses)
     if unread:
         why = "their thinking is not in the log" if tokenizer else "no tokenizer was given"
-        notes.append(f"Where answers stand, and loops, was not looked for in {unread:,} responses: {why}.")
+        notes.append(f"Where answers stand, and loops, were not looked for in {unread:,} responses: {why}.")
     unknown = sum(response.truncated is None for response in responses)
     if unknown:
         notes.append(f"Of {unknown:,} responses the log does not say whether they were cut off.")

@@ -65,7 +65,7 @@ def test_without_a_tokenizer_only_lengths_are_known(log, tmp_path):
     assert numbers["accuracy"]["mean"] == 0.5 and numbers["truncated_share"]["mean"] == 1
     assert numbers["outcome_efficiency"] is None and numbers["could_save"]["after_first_correct"] is None
     report = (out / "report.md").read_text()
-    assert "was not looked for in 4 responses: no tokenizer was given" in report
+    assert "were not looked for in 4 responses: no tokenizer was given" in report
     assert "the server's count, end tokens included" in report and "| needs ids or a tokenizer |" in report
 
 

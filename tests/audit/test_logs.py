@@ -78,6 +78,11 @@ def test_a_chat_reply_with_its_request_beside_it(log):
         {**ROW, "response": chat(choice([{"type": "text", "text": "7"}]), usage=usage(9))},
         {**ROW, "choices": [{"text": "7", "finish_reason": "stop"}], "usage": usage(9)},
         {**ROW, "completion": "7", "usage": usage(9), "finish_reason": "stop"},
+        {**asked(), "response": "7", "answer": "7", "usage": usage(9), "finish_reason": "stop"},
+        {"prompt": asked()["messages"], "completion": [{"role": "assistant", "content": "7"}], "answer": "7"}
+        | {"usage": usage(9), "finish_reason": "stop"},
+        {"messages": [*asked()["messages"], {"role": "assistant", "content": "7"}], "answer": "7"}
+        | {"usage": usage(9), "finish_reason": "stop"},
     ],
 )
 def test_other_places_for_the_same(log, line):
@@ -91,6 +96,19 @@ def test_the_reasoning_may_be_called_reasoning(log, thinking):
     [response] = log(line, thinking=thinking).responses
     assert thinking.tokenizer.decode(response.ids) == "<think>3+4=7</think>7"
     assert (response.thinking_tokens, response.total_tokens, response.counted_by) == (5, 8, TEXT)
+
+
+def test_thinking_that_never_ended_is_not_closed(log, thinking):
+    line = chat(choice(None, "3+4=", "length"), **asked(), answer="7")
+    [response] = log(line, thinking=thinking).responses
+    assert thinking.tokenizer.decode(response.ids) == "<think>3+4="
+    assert (response.answer, response.truncated, response.total_tokens) == ("", True, 5)
+
+
+def test_a_message_in_a_row_may_have_reasoning(log, thinking):
+    message = {"role": "assistant", "content": "7", "reasoning_content": "3+4=7"}
+    [response] = log({"messages": [*asked()["messages"], message], "answer": "7"}, thinking=thinking).responses
+    assert (response.problem["question"], response.answer, response.thinking_tokens) == (QUESTION, "7", 5)
 
 
 def test_a_batch_and_its_answers(log, tmp_path):
