@@ -143,7 +143,7 @@ def _hull(numbers: Mapping) -> str:
     ]
     header = ("front", "strategy", "budget", "correct", "tokens generated", *(("cost of 1,000",) if priced else ()))
     meaning = "What shortens the model without training. `*`: no other point is as good in both tokens and accuracy."
-    return f"{meaning}\n\n{_table(header, rows)}\n\n{_to_beat(numbers['hull'])}"
+    return f"{meaning}\n\n{_table(header, rows, words=3)}\n\n{_to_beat(numbers['hull'])}"
 
 
 def _to_beat(hull: Sequence[Mapping]) -> str:
@@ -167,8 +167,9 @@ def _cost(cost: Mapping) -> str:
     return f"Of 1,000 requests at {price}.\n\n{_table(('', 'cost'), rows)}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
+    """Markdown; the first columns are words, the others numbers."""
+    lines = [header, ["---"] * words + ["---:"] * (len(header) - words), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
