@@ -80,12 +80,14 @@ class Log:
         path: of the file.
         responses: without verdicts, but for those of samples, which bring theirs.
         failures: lines without a response, because the request had failed.
-        left_out: samples of other points (strategies, budgets) than the one that is audited.
+        point: strategy and budget of the samples among them; None without samples.
+        left_out: samples of other points.
     """
 
     path: Path
     responses: list[Response]
     failures: int
+    point: tuple[str | None, int | None] | None
     left_out: int
 
 
@@ -123,7 +125,8 @@ def read_logs(
         failures += not said
         if said:
             lines.append((place, rest, said))
-    samples, left_out = _one_point(path, samples)
+    num_samples, samples = len(samples), _one_point(path, samples)
+    point = _point(samples[0]) if samples else None
     if not samples and not lines:
         raise BadInput(f"{path}: no response in it; give a log with at least one.")
     found = problems.of(lines) if problems else _own_problems(path, lines, mapping)
@@ -141,7 +144,7 @@ def read_logs(
                 f"{place}: its id {problem['id']!r} is that of another question before it; make ids unique."
             )
         responses += [_response(place, one, problem, thinking) for one in said]
-    return Log(Path(path), responses, failures, left_out)
+    return Log(Path(path), responses, failures, point, num_samples - len(samples))
 
 
 def _parse_mapping(source: str) -> tuple[str, dict[str, str]]:
@@ -175,16 +178,19 @@ def _is_sample(place: str, row: Mapping) -> bool:
     return True
 
 
-def _one_point(path: str, samples: list[dict]) -> tuple[list[dict], int]:
+def _point(sample: Mapping) -> tuple[str | None, int | None]:
+    return sample.get("strategy"), sample.get("budget_tokens")
+
+
+def _one_point(path: str, samples: list[dict]) -> list[dict]:
     """The samples of one point: the only one, or that without a budget."""
-    points = list(dict.fromkeys((sample.get("strategy"), sample.get("budget_tokens")) for sample in samples))
+    points = list(dict.fromkeys(map(_point, samples)))
     if len(points) > 1:
         unlimited = [point for point in points if point[1] is None]
         points = [point for point in unlimited if point[0] == "budget-forcing"] or unlimited
         if not points:
             raise BadInput(f"{path}: all of its points have a budget; evaluate with --budgets none beside them.")
-    own = [sample for sample in samples if (sample.get("strategy"), sample.get("budget_tokens")) == points[0]]
-    return own, len(samples) - len(own)
+    return [sample for sample in samples if _point(sample) == points[0]]
 
 
 def _read_line(place: str, row: dict, mapping: Mapping[str, str]) -> tuple[list[_Said], dict]:

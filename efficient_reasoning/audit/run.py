@@ -29,7 +29,7 @@ from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.thinking import ThinkingFormat
-from efficient_reasoning.traces import sample_traces
+from efficient_reasoning.traces import budget_label, sample_traces
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
@@ -71,7 +71,7 @@ def audit_logs(
     Raises:
         BadInput: as `read_logs`; an unknown verifier; no length in any response; a price of zero or less.
     """
-    _check_price(price_per_million_tokens)
+    _check(out, price_per_million_tokens)
     if verifier is not None and verifier not in VERIFIERS:
         raise BadInput(f"verifier is {verifier!r}; give one of {', '.join(VERIFIERS)}, or none for gold answers.")
     thinking = _thinking_of(tokenizer) if tokenizer else None
@@ -111,7 +111,7 @@ def audit_model(
     Raises:
         BadInput: as `evaluate`; a price of zero or less.
     """
-    _check_price(price_per_million_tokens)
+    _check(out, price_per_million_tokens)
     out, sampling = Path(out), {**_SAMPLING, "samples_per_problem": samples_per_problem, **sampling}
     problems, verifier = _with_base_answers(reasoner, problems, sampling, out)
     unlimited = evaluate(reasoner, problems, **sampling, out=out / "unlimited")
@@ -129,7 +129,10 @@ def audit_model(
     return _write(numbers, responses, out)
 
 
-def _check_price(price_per_million_tokens: float | None) -> None:
+def _check(out: str | Path, price_per_million_tokens: float | None) -> None:
+    """Refuse what would fail at the end, after all the work."""
+    if Path(out).is_file():
+        raise BadInput(f"{out}: is a file; name a folder.")
     if price_per_million_tokens is not None and not price_per_million_tokens > 0:
         raise BadInput(
             f"price_per_million_tokens is {price_per_million_tokens}; give more than 0, or none to leave costs out."
@@ -206,7 +209,11 @@ def _notes(log: Log, tokenizer: str | None, verifier: str | None) -> list[str]:
     if log.failures:
         notes.append(f"{log.failures:,} requests had failed and are left out.")
     if log.left_out:
-        notes.append(f"{log.left_out:,} samples of other strategies or budgets are left out.")
+        strategy, budget_tokens = log.point
+        notes.append(
+            f"The samples are those of `{strategy}`, {budget_label(budget_tokens)}; {log.left_out:,} of other "
+            "strategies or budgets are left out."
+        )
     again = sum(response.counted_by == TEXT for response in responses)
     if again:
         notes.append(f"The text of {again:,} responses was tokenised again with {tokenizer}, to count its tokens.")

@@ -233,6 +233,20 @@ def test_the_command_prints_the_report(log, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == (tmp_path / "out" / "report.md").read_text().strip()
 
 
+def test_samples_of_several_points_are_told_apart(audited, tmp_path):
+    out = audit_logs(str(audited[0] / "shortcuts" / "samples.jsonl"), out=tmp_path / "out")
+    assert numbers_of(out)["n"] == 4
+    told = "The samples are those of `no-thinking`, unlimited; 8 of other strategies or budgets are left out."
+    assert told in (out / "report.md").read_text()
+
+
+def test_a_file_is_no_folder(log):
+    before = log.read_text()
+    with pytest.raises(BadInput, match=r"log\.jsonl: is a file; name a folder"):
+        audit_logs(str(log), out=log, tokenizer="overthinker")
+    assert log.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
