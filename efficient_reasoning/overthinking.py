@@ -4,9 +4,10 @@
    own, once, so that a cut is a number of ids and nothing is tokenised again.
 2. What stands between two cuts may say a *candidate* answer, as the problem's verifier would extract it:
 
-       numeric, exact, agrees_with_base   what `answers.extract_answer` takes out of the sentence
-       math, gym:NAME                     what is boxed or tagged; else the last number, if the gold answer is one
-       unit_tests, judge                  none: code is not one sentence, and a judge may charge for each
+       numeric, exact, json,   what `answers.extract_answer` takes out of the sentence
+       agrees_with_base
+       math, gym:NAME          what is boxed or tagged; else the last number, if the gold answer is one
+       unit_tests, judge       none: code is not one sentence, and a judge may charge for each
 
    The end of the response says its final answer. A verifier is asked once for each candidate of a problem.
 3. An intermediate result may hit the answer by accident, and the check of an answer ends in another number without a
@@ -138,7 +139,7 @@ def loops(ids: Sequence[int]) -> bool:
 def kept_share(sample: Mapping) -> float:
     """T'/T of one sample: the share of its tokens up to the first correct answer; 1 where that never comes."""
     first, total = sample["first_correct_tokens"], sample["total_tokens"]
-    return 1.0 if first is None or total == 0 else first / total
+    return 1.0 if first is None else first / total
 
 
 def outcome_efficiency(samples: Iterable[Mapping]) -> float | None:

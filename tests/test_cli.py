@@ -80,7 +80,7 @@ def test_help_is_instant():
     assert min(seconds) < 0.2
 
 
-@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "publish", "env"])
+@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "audit", "publish", "env"])
 def test_help_of_a_command_imports_nothing_heavy(name):
     code = f"""
 import sys

@@ -118,9 +118,8 @@ def test_math_is_asked_about_boxes_and_knows_numbers_itself(reader, monkeypatch)
     monkeypatch.setattr("efficient_reasoning.overthinking.answers.verify", verify)
     encode = reader.thinking.tokenizer.encode
     numbers = "<think>So 7. Or 8. Surely.</think>\\boxed{8.0}"
-    assert reader.read(encode(numbers), [], problem("8", "math"), True).first_correct_tokens == length(
-        "<think>So 7. Or 8."
-    )
+    first = length("<think>So 7. Or 8.")
+    assert reader.read(encode(numbers), [], problem("8", "math"), True) == Reading(first, first, False)
     assert asked == []
     first = "<think>So \\boxed{x-1}. No 8. Now \\boxed{x+1}."
     text = f"{first} Or \\boxed{{x-1}}. Again \\boxed{{x-1}}.</think>\\boxed{{x+2}}"
@@ -129,6 +128,12 @@ def test_math_is_asked_about_boxes_and_knows_numbers_itself(reader, monkeypatch)
     assert asked == ["\\boxed{x-1}", "\\boxed{x+1}"]
     assert reader.read(encode(text), [], problem("x+1", "math"), False) == expected
     assert len(asked) == 2  # what was verified is remembered
+
+
+def test_an_answer_in_the_wrong_form_is_wrong_wherever_it_stands(reader):
+    ids = reader.thinking.tokenizer.encode("<think>So 8. Yes.</think>8")
+    first = length("<think>So 8.")
+    assert reader.read(ids, [], problem("8", "math"), False) == Reading(None, first, False)
 
 
 @pytest.mark.parametrize("task", ["judge", "unit_tests"])
@@ -162,6 +167,7 @@ def test_without_gold_answers_the_majority_is_right(reader):
     [
         ([7] * 64, True),
         ([7] * 63, False),
+        ([7] * 63 + [8] + [7] * 63, False),
         (list(range(22)) * 3, True),
         (list(range(22)) * 2 + list(range(20)), False),  # the third time is not whole
         (list(range(8)) * 8 + [99], True),  # it came out of the loop

@@ -299,6 +299,20 @@ def _problems(
     ]
 
 
+def from_rows(rows: Iterable[tuple[str, dict]], mapping: Mapping[str, str], source: str) -> list[dict]:
+    """Rows from anywhere as problems, one each.
+
+    Args:
+        rows: after its place in words, for messages.
+        mapping: of the columns, such as {"answer": "key"}; and a "task" for all rows.
+        source: what rows without an id are called after.
+
+    Raises:
+        BadInput: as `from_file`.
+    """
+    return _problems(rows, mapping, source, sys.maxsize)
+
+
 def _problem(place: str, row: Mapping, mapping: Mapping[str, str], default_id: str, is_math: bool) -> dict:
     used = {key: _columns(row, key, mapping) for key in _ALIASES}
     used |= {"id": _present(row, _IDS)[:1], "difficulty": _present(row, _DIFFICULTIES)[:1], "task": ["task"]}
