@@ -107,9 +107,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument(
+        "--kill-problems", type=int, default=200, help="of the run that is killed, at six samples each"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = {"killing": killing(Path(folder), 600, args.kills)}
+        report = {"killing": killing(Path(folder), args.kill_problems, args.kills)}
         print(report, flush=True)
         report["speed"] = speed(Path(folder) / "speed", args.samples)
     print(json.dumps(report, indent=1))
