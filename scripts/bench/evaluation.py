@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 SAMPLES_PER_PROBLEM = 2
+KILL_SECONDS = (3, 20)  # after the start: before, in and behind the first chunks
 
 
 def command(folder: Path, problems: int, budgets: str) -> list[str]:
@@ -71,14 +72,12 @@ def without_seconds(folder: Path) -> dict[tuple, dict]:
 
 def killing(folder: Path, problems: int, kills: int) -> dict:
     calm, disturbed = (command(folder / name, problems, "32,64,none") for name in ("calm", "disturbed"))
-    began = time.perf_counter()
     subprocess.run(calm, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
-    whole_seconds = time.perf_counter() - began
     rng, states = random.Random(0), Counter()
     while states["killed"] < kills:
         process = subprocess.Popen(disturbed, cwd=ROOT, stderr=subprocess.DEVNULL)
         try:
-            process.wait(rng.uniform(0.3, 1.0) * whole_seconds)
+            process.wait(rng.uniform(*KILL_SECONDS))
             # It was finished before its time came: begin anew, so that every kill meets a run under way.
             states["finished early"] += 1
             subprocess.run(["rm", "-r", str(folder / "disturbed")], check=True)
