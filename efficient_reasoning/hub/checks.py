@@ -115,7 +115,7 @@ def check_tokenizer(folder: Path, model: Path) -> None:
         AutoTokenizer.from_pretrained(place, trust_remote_code=has_own_code(place)) for place in (model, folder)
     )
     before, after = _behaviour(source), _behaviour(published)
-    differing = [name for name in before if before[name] != after[name]]
+    differing = [name for name in before if before[name] != after.get(name)]
     if differing:
         raise BadInput(
             f"{model}: without the files that stay behind, its tokenizer has other {', '.join(differing)}; "

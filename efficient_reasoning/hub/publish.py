@@ -101,6 +101,7 @@ def _build(out: Path, run: Path, model: Path, repo: str, summary: dict, data_set
     with atomic_folder(out) as folder:
         copy_checkpoint(model, folder)
         copy_evaluation(run, folder)
+        check_texts({name: path for name, path in hub_files(folder).items() if name != "README.md"}, model)
         check_weights(folder, model)
         check_tokenizer(folder, model)
         points = operating_points(run, summary)
@@ -123,7 +124,7 @@ def _build(out: Path, run: Path, model: Path, repo: str, summary: dict, data_set
             size=f"{count_parameters(folder):,} parameters, {_size({p.name: p for p in checkpoint_files(folder)})}",
             data_sets=[f"{repo}-{name}" for name in data_sets],
         )
-        check_texts(hub_files(folder), model)
+        check_texts({name: folder / name for name in ("README.md", "reasoning.json")}, model)
         if example is not None:
             check_example(folder, repo, example, model)
 

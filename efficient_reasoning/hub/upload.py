@@ -32,7 +32,9 @@ RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 8.0)
 _LONGEST_PAUSE_SECONDS = 300.0
 _BUSY = (408, 429, 500, 502, 503, 504)
 # What `huggingface_hub` asks once only.
-_ASKED_ONCE = re.compile(r"/api/(repos/create|validate-yaml|(models|datasets)/[^/]+(/[^/]+)?(/commit/[^/]+)?)(\?|$)")
+_ASKED_ONCE = re.compile(
+    r"/api/(repos/create|validate-yaml|(models|datasets)/[^/]+/[^/]+(/(commit|revision)/[^/]+)?)(\?|$)"
+)
 _REFUSALS = {
     401: "the Hub does not accept the access token (401); run `hf auth login` with a token that may write",
     402: "the Hub asks for a plan that has room for it (402); see its billing settings",
@@ -161,8 +163,8 @@ def _patiently(call: Callable[[], Result], repo: str) -> Result:
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, json.JSONDecodeError):
         return True
-    url = str(error.request.url) if getattr(error, "_request", None) is not None else ""
     response = getattr(error, "response", None)
+    url = str((response or error).request.url)
     return bool(_ASKED_ONCE.search(url)) and (response is None or response.status_code in _BUSY)
 
 
@@ -194,7 +196,8 @@ def _sentence(error: BaseException) -> str:
         return _REFUSALS[status]
     if status is None or status in _BUSY:
         return f"{_reason(cause)}; {_AGAIN}"
-    return f"the Hub refuses ({status}: {_without_token(str(cause))})"
+    said = error if isinstance(error, ValueError) else cause
+    return f"the Hub refuses ({status}: {_without_token(str(said))})"
 
 
 def _without_token(text: str) -> str:

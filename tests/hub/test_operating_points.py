@@ -1,0 +1,51 @@
+"""Which points a card recommends: nothing that another one beats, and "without loss" only where it is proven."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficient_reasoning.cards import operating_points
+from efficient_reasoning.files import write_jsonl
+
+NUM_PROBLEMS = 2000
+
+
+@pytest.fixture
+def points_of(tmp_path):
+    """Recommended points, as {budget: purpose}, of a run whose points have (correct of 2,000, tokens spent)."""
+
+    def measure(**points: tuple[int, float]) -> dict[str, str]:
+        samples, summary = [], []
+        for strategy, (correct, tokens) in points.items():
+            samples += [
+                {"id": i, "strategy": strategy, "budget_tokens": None, "correct": i < correct}
+                for i in range(NUM_PROBLEMS)
+            ]
+            means = {"accuracy": correct / NUM_PROBLEMS, "total_tokens": tokens - 1, "spent_tokens": tokens}
+            means = {name: {"mean": mean} for name, mean in means.items()}
+            summary.append({"strategy": strategy, "budget_tokens": None, **means})
+        write_jsonl(tmp_path / "samples.jsonl", samples)
+        chosen = operating_points(tmp_path, {"points": summary})
+        return {point.strategy: point.purpose for point in chosen}
+
+    return measure
+
+
+def test_the_front_without_what_another_point_beats(points_of):
+    chosen = points_of(best=(1900, 200.0), beaten=(1700, 150.0), cheap=(1800, 100.0), cheaper=(1500, 50.0))
+    assert list(chosen.items()) == [("best", "best accuracy"), ("cheap", "on the front"), ("cheaper", "on the front")]
+
+
+def test_the_cheapest_point_that_provably_loses_nothing(points_of):
+    """Ten problems of 2,000 are half a point: the lower bound is above -1. Twenty are not proven to be less."""
+    chosen = points_of(best=(1900, 200.0), close=(1890, 100.0), less=(1880, 50.0))
+    assert chosen == {"best": "best accuracy", "close": "fewest tokens without loss", "less": "on the front"}
+
+
+def test_of_equals_the_cheaper_one(points_of):
+    assert points_of(long=(1900, 200.0), short=(1900, 100.0)) == {"short": "best accuracy"}
+
+
+def test_what_a_strategy_throws_away_counts(tmp_path, points_of):
+    chosen = points_of(votes=(1900, 800.0), once=(1900, 200.0))
+    assert chosen == {"once": "best accuracy"}
