@@ -183,6 +183,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         with_samples=arguments.with_samples,
         with_data=arguments.with_data,
+        benchmark=arguments.benchmark,
     )
     print(folder)
 
@@ -270,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
     publish.add_argument("--with-samples", action="store_true", help="upload the run's samples too, as a data set")
     publish.add_argument("--with-data", type=_file, help="JSONL file of training rows to upload too, as a data set")
+    publish.add_argument("--benchmark", help="for a leaderboard of the Hub: openai/gsm8k, if RUN solved all of it")
 
     _command(commands, "env", _env, "print versions, devices and extras")
     return parser

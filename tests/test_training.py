@@ -265,6 +265,33 @@ def test_only_what_hub_py_names_is_pushed(tiny_model, tmp_path, monkeypatch):
     assert calls == [(tmp_path / "run", "me/tiny", False), (tmp_path / "public", "public", True)]
 
 
+# ---- the recipe that is published ----
+
+
+def test_a_run_leaves_the_config_that_trains_it_again(tmp_path):
+    """Without folders of this machine, and without what says nothing about the weights."""
+    from efficient_reasoning.config import parse
+    from recipes.rl_length import LengthRewardArguments
+
+    rows, output = str(tmp_path / "rows.jsonl"), tmp_path / "run"
+    settings = {"model": "overthinker", "data": rows, "reward": "kimi", "reward_parameters": "{weight: 0.1}"}
+    settings |= {"seed": 3, "bf16": "false", "learning_rate": 5e-5, "per_device_train_batch_size": 4}
+    settings |= {"num_generations": 4, "max_completion_length": 99, "logging_steps": 7, "output_dir": output}
+    parsed = parse(LengthRewardArguments, "trl:GRPOConfig", words_of(settings))
+    start(*parsed)
+    written = (output / "recipe.yaml").read_text()
+    assert written.startswith("# efficient-reasoning train rl_length --config recipe.yaml --output_dir FOLDER\n")
+    assert "data: rows.jsonl\n" in written and str(tmp_path) not in written and "logging" not in written
+    again = {"config": output / "recipe.yaml", "data": rows, "logging_steps": 7, "output_dir": output}
+    arguments, config = parse(LengthRewardArguments, "trl:GRPOConfig", words_of(again))
+    assert arguments == parsed[0]
+    assert config.to_dict() == parsed[1].to_dict()
+
+
+def words_of(settings: dict) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
 # ---- rows ----
 
 ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}

@@ -9,6 +9,7 @@ from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint, 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import atomic_folder
+from efficient_reasoning.hub.benchmarks import check_benchmark, write_benchmark
 from efficient_reasoning.hub.checks import check_texts, check_tokenizer, check_weights
 from efficient_reasoning.hub.data_sets import FILES, build_rows, build_samples
 from efficient_reasoning.hub.example import (
@@ -32,6 +33,7 @@ def publish(
     out: str | Path | None = None,
     with_samples: bool = False,
     with_data: str | Path | None = None,
+    benchmark: str | None = None,
 ) -> Path:
     """Build the Hub folder of a measured checkpoint, and upload it unless `dry_run`.
 
@@ -44,6 +46,7 @@ def publish(
         out: where the folder is built; `<run>/hub` by default. An earlier one is replaced.
         with_samples: every sample of the run too, as the data set `<repo>-samples`, built in `<out>-samples`.
         with_data: a JSONL file of traces or training rows, as the data set `<repo>-data`, built in `<out>-data`.
+        benchmark: a registered benchmark of the Hub, all of which the run has solved, for its leaderboard.
 
     Returns:
         The folder.
@@ -63,6 +66,8 @@ def publish(
         raise BadInput(f"{model}: no such checkpoint folder; download the model first, then name its folder.")
     check_checkpoint(str(model))
     _check_same_model(run, summary, model)
+    if benchmark is not None:
+        check_benchmark(benchmark, run, summary)
     data_sets = {
         name: out.with_name(f"{out.name}-{name}")
         for name, wanted in (("samples", with_samples), ("data", with_data))
@@ -73,7 +78,7 @@ def publish(
         build_samples(data_sets["samples"], run, repo, summary)
     if with_data:
         build_rows(data_sets["data"], Path(with_data), repo)
-    _build(out, run, model, repo, summary, list(data_sets))
+    _build(out, run, model, repo, summary, list(data_sets), benchmark)
     print(f"{repo}: {_size(hub_files(out))}, checked")
     if not dry_run:
         for name, folder in data_sets.items():  # the card links them
@@ -97,10 +102,14 @@ def _check_same_model(run: Path, summary: dict, model: Path) -> None:
         raise BadInput(f"{run}: measured other weights than those in {model}; evaluate that folder first.")
 
 
-def _build(out: Path, run: Path, model: Path, repo: str, summary: dict, data_sets: list[str]) -> None:
+def _build(
+    out: Path, run: Path, model: Path, repo: str, summary: dict, data_sets: list[str], benchmark: str | None
+) -> None:
     with atomic_folder(out) as folder:
         copy_checkpoint(model, folder)
         copy_evaluation(run, folder)
+        if benchmark is not None:
+            write_benchmark(benchmark, run, summary, folder)
         check_texts({name: path for name, path in hub_files(folder).items() if name != "README.md"}, model)
         check_weights(folder, model)
         check_tokenizer(folder, model)
