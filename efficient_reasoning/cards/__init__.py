@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).parent / "model_card.md"
 DATA_TEMPLATE = Path(__file__).parent / "data_card.md"
 _EXAMPLE_QUESTION = "Compute 34 + 27 - 15 + 88."
 _SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512}  # the defaults of `solve`
-# Settings of generation_config.json that change what greedy decoding gives, as they are when they change nothing.
+# Settings of generation_config.json that our engines do not know, as they are when they change nothing.
 _NEUTRAL = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
@@ -41,6 +41,7 @@ _NEUTRAL = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
     "forced_eos_token_id": None,
+    "min_p": None,
 }
 _LOCAL_SERVER = "http://localhost:8000/v1"
 
@@ -167,7 +168,7 @@ def _write(
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(str(folder))
-    sampling = _generate_arguments(summary["config"] if summary else _SAMPLING)
+    sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
         base_model=base_model if base_is_on_hub else None,
         license=licence,
@@ -190,7 +191,7 @@ def _write(
         question=json.dumps(question, ensure_ascii=False),
         question_in_shell=shlex.quote(question),
         dtype=', dtype="float32"' if example_settings else "",
-        settings=_greedy_arguments(folder, example_settings) if example_settings else sampling,
+        settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
         sampling=sampling,
         is_exact=bool(example_settings),
         limits=_limits(metadata, summary, licence),
@@ -255,20 +256,18 @@ def _interval(entry: Mapping, scale: float = 1, unit: str = "") -> str:
     return f"{mean}{unit} [{low}, {high}]"
 
 
-def _generate_arguments(sampling: Mapping) -> str:
-    """What `model.generate` is given; transformers takes no temperature of 0."""
-    if sampling["temperature"] == 0:
-        return f"do_sample=False, max_new_tokens={sampling['max_new_tokens']}"
-    return "do_sample=True, " + ", ".join(f"{name}={sampling[name]}" for name in _SAMPLING)
-
-
-def _greedy_arguments(folder: Path, settings: Mapping) -> str:
-    """The same for the example, and what undoes settings of the model's own that our engine does not know."""
+def _generate_arguments(folder: Path, settings: Mapping) -> str:
+    """What `model.generate` is given, with what undoes the model's own settings that our engines do not know."""
     path = folder / "generation_config.json"
     own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     undone = {name: value for name, value in _NEUTRAL.items() if own.get(name) not in (None, value)}
-    chosen = {"do_sample": settings["do_sample"], "max_new_tokens": settings["max_new_tokens"]} | undone
-    return ", ".join(f"{name}={value}" for name, value in chosen.items())
+    # transformers takes no temperature of 0
+    how = (
+        {"do_sample": True} | {name: settings[name] for name in _SAMPLING}
+        if settings["temperature"]
+        else {"do_sample": False, "max_new_tokens": settings["max_new_tokens"]}
+    )
+    return ", ".join(f"{name}={value}" for name, value in (how | undone).items())
 
 
 def _commands(

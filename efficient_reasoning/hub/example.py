@@ -43,7 +43,7 @@ class Example:
         question: as it was asked in the run.
         prompt_ids, completion_ids: as the model reads and writes them; an end token is kept.
         text: what the completion spells.
-        settings: what `generate` is given.
+        settings: how it is decoded.
         versions: of the packages that made it.
     """
 
@@ -107,7 +107,7 @@ def make_example(folder: Path, question: str, max_new_tokens: int) -> Example:
         prompt_ids,
         completion.ids,
         reasoner.tokenizer.decode(completion.ids),
-        {"do_sample": False, "max_new_tokens": limit_tokens, "dtype": "float32", "device": "cpu"},
+        {"temperature": 0, "max_new_tokens": limit_tokens, "dtype": "float32", "device": "cpu"},
         {name: version(name) for name in ("torch", "transformers")},
     )
     write_json(folder / EXAMPLE_NAME, asdict(example))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from efficient_reasoning.cards import operating_points, write_model_card
@@ -121,6 +122,7 @@ def _build(
         unchecked = why_unchecked(folder)
         question, example = choose_question(run), None
         if unchecked is None:
+            print("Answering a question of the run, here and in plain transformers ...", file=sys.stderr, flush=True)
             example = make_example(folder, question, summary["config"]["max_new_tokens"])
         write_model_card(
             folder,
@@ -133,7 +135,7 @@ def _build(
             size=f"{count_parameters(folder):,} parameters, {_size({p.name: p for p in checkpoint_files(folder)})}",
             data_sets=[f"{repo}-{name}" for name in data_sets],
         )
-        check_texts({name: folder / name for name in ("README.md", "reasoning.json")}, model)
+        check_texts({"README.md": folder / "README.md"}, model)
         if example is not None:
             check_example(folder, repo, example, model)
 

@@ -131,7 +131,7 @@ def _upload(
         _patiently(commit, repo)
     except OfflineModeIsEnabled:
         raise BadInput(f"{repo}: HF_HUB_OFFLINE is set; unset it to upload, or add --dry-run.") from None
-    except (HTTPError, RuntimeError, ValueError) as error:
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
         raise BadInput(f"{repo}: {_sentence(error)}.") from None
     return str(address)
 

@@ -94,6 +94,41 @@ def test_the_metadata_is_what_the_hub_takes(run, model, hub):
         card.validate()
 
 
+def test_a_model_of_another_making_is_published_too(run, model):
+    """Without reasoning.json, recipe and card; then in shards."""
+    from transformers import AutoModelForCausalLM
+
+    for name in ("reasoning.json", "recipe.yaml", "README.md"):
+        (model / name).unlink()
+    folder = publish(run, model, "ORG/concise-tiny")
+    assert not {"reasoning.json", "recipe.yaml"} & files_of(folder)
+    assert "A reasoning model, measured with efficient-reasoning." in card_of(folder).text
+    AutoModelForCausalLM.from_pretrained(model).save_pretrained(model, max_shard_size="8KB")
+    (model / "model.safetensors").unlink()
+    summary = json.loads((run / "summary.json").read_text())
+    config = summary["config"] | {"weights": weights_fingerprint(str(model))}
+    write_json(run / "summary.json", summary | {"config": config})
+    files = files_of(publish(run, model, "ORG/concise-tiny"))
+    assert {"model-00001-of-00002.safetensors", "model.safetensors.index.json"} <= files
+    assert "model.safetensors" not in files
+
+
+def test_modeling_files_ride_along_where_the_architecture_is_its_own(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    code = "from transformers import Qwen3ForCausalLM\n\n\nclass TinyForCausalLM(Qwen3ForCausalLM):\n    pass\n"
+    (model / "modeling_tiny.py").write_text(code)
+    (model / "plot.py").unlink()
+    change_config(auto_map={"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"})(model)
+    folder = publish(run, model, "ORG/concise-tiny")
+    assert "modeling_tiny.py" in files_of(folder)
+    card = (folder / "README.md").read_text()
+    assert "was not checked: its architecture is one of its own" in card
+    [program] = blocks(card, "python")
+    names = {}
+    exec(program.replace('"ORG/concise-tiny"', repr(str(folder))), names)
+    assert type(names["model"]).__name__ == "TinyForCausalLM"
+
+
 def test_the_recipe_and_the_size_are_in_the_card(run, model):
     card = card_of(publish(run, model, "ORG/concise-tiny"))
     parameters = example.count_parameters(model)
