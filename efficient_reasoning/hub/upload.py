@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 8.0)
 _LONGEST_PAUSE_SECONDS = 300.0
 _BUSY = (408, 429, 500, 502, 503, 504)
+_HUB_ITSELF = re.compile(r"/api/|\.git/info/lfs/")  # and not the storage that it sends large files to
 # What `huggingface_hub` asks once only.
 _ASKED_ONCE = re.compile(
     r"/api/(repos/create|validate-yaml|(models|datasets)/[^/]+/[^/]+(/(commit|revision)/[^/]+)?)(\?|$)"
@@ -45,7 +46,7 @@ _REFUSALS = {
     413: "the Hub takes no files of that size there (413); save the model in smaller shards",
     429: "the Hub takes no more requests for now (429); wait some minutes and run the same command again",
 }
-_AGAIN = "run the same command again later: what has arrived is not sent again, and nothing is visible yet"
+_AGAIN = "run the same command again later: what has arrived is not sent again, and half a model is never visible"
 Result = TypeVar("Result")
 
 
@@ -97,7 +98,7 @@ def require_token() -> None:
     from huggingface_hub import get_token
 
     if not get_token():
-        raise BadInput("There is no access token for the Hub; run `hf auth login`, or add --dry-run.")
+        raise BadInput("There is no access token for the Hub; run `hf auth login`, then the same command again.")
 
 
 def _upload(
@@ -169,8 +170,13 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _asked_pause_seconds(error: Exception) -> float:
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    return min(float(asked), _LONGEST_PAUSE_SECONDS) if asked.isdigit() else 0.0
+    """How long the Hub asks to be left alone; 0 where it does not say."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    limit, after = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
+    asked_seconds = limit.reset_in_seconds + 1 if limit and limit.remaining == 0 else after
+    return min(float(asked_seconds), _LONGEST_PAUSE_SECONDS) if str(asked_seconds).isdigit() else 0.0
 
 
 def _reason(error: BaseException) -> str:
@@ -192,9 +198,12 @@ def _sentence(error: BaseException) -> str:
         return f"{_without_token(str(error).strip() or type(error).__name__)}; {_AGAIN}"
     response = getattr(cause, "response", None)
     status = response.status_code if response is not None else None
+    # Storage refuses addresses that have grown old; new ones are given out with the next try.
+    if status is None or not _HUB_ITSELF.search(str(response.request.url)):
+        return f"{_reason(cause)}; {_AGAIN}"
     if status in _REFUSALS:
         return _REFUSALS[status]
-    if status is None or status in _BUSY:
+    if status in _BUSY:
         return f"{_reason(cause)}; {_AGAIN}"
     said = error if isinstance(error, ValueError) else cause
     return f"the Hub refuses ({status}: {_without_token(str(said))})"

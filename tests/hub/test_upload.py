@@ -132,9 +132,10 @@ def test_a_part_is_tried_again_alone(fits, hub):
 
 def test_the_pause_that_the_hub_asks_for_is_kept(fits, hub):
     hub.failures.append(Failure(STEPS["commit"], 429, headers={"Retry-After": "30"}))
+    hub.failures.append(Failure(STEPS["commit"], 429, headers={"RateLimit": '"api";r=0;t=55'}))
     hub.failures.append(Failure(STEPS["create"], 429, headers={"Retry-After": "100000"}))
     upload_folder(fits, NAME)
-    assert hub.pauses == [300, 30]
+    assert hub.pauses == [300, 30, 56]
 
 
 def test_a_page_of_a_gateway_is_no_answer(fits, hub):
@@ -191,8 +192,8 @@ def test_the_same_command_resumes(fits, hub, step):
         ("commit", 409, "another change"),
         ("commit", 412, "another change"),
         ("batch", 403, "write permission"),
-        ("put", 403, "write permission"),
-        ("put", 413, "smaller shards"),
+        ("put", 403, "run the same command again"),
+        ("commit", 413, "smaller shards"),
         ("commit", 418, r"the Hub refuses \(418: "),
     ],
 )
