@@ -92,9 +92,9 @@ def _cheapest_without_loss(run: Path, points: list[Mapping], best: Mapping) -> M
         return None
     correct = _correct(run)
     problems = sorted(correct[_key(best)])
-    arms = {key: [float(np.mean(of_point[name])) for name in problems] for key, of_point in correct.items()}
     for point in cheaper:
-        change = paired_bootstrap(arms[_key(best)], arms[_key(point)], problems, share=True)
+        arms = ([float(np.mean(correct[_key(one)][name])) for name in problems] for one in (best, point))
+        change = paired_bootstrap(*arms, problems, share=True)
         if round(100 * change.low, 9) >= NO_LOSS_POINTS:
             return point
     return None

@@ -61,9 +61,10 @@ def build_samples(folder: Path, run: Path, model: str, summary: Mapping) -> None
     """
     config = summary["config"]
     points = ", ".join(f"{point['strategy']} ({budget_label(point['budget_tokens'])})" for point in summary["points"])
+    k = config["samples_per_problem"]
     origin = (
         f"Every sample of the evaluation of {model}: {summary['points'][0]['n_problems']:,} problems, "
-        f"{config['samples_per_problem']} samples a problem and point, at temperature {config['temperature']}. "
+        f"{'one sample' if k == 1 else f'{k} samples'} a problem and point, at temperature {config['temperature']}. "
         f"Points: {points}."
     )
     _build(folder, run / SAMPLES, SAMPLES, f"{model}-samples", model, origin)

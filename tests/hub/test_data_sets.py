@@ -33,7 +33,7 @@ def test_both_are_built_beside_the_folder(run, model, rows):
     assert card.data.configs == [{"config_name": "default", "data_files": "samples.jsonl"}]
     assert "`samples.jsonl`, 100 lines." in card.text
     assert "| `total_tokens` | length of the whole completion |" in card.text
-    assert "50 problems, 1 samples a problem and point" in card.text
+    assert "50 problems, one sample a problem and point" in card.text
     assert "budget-forcing (unlimited), budget-forcing (32 tokens)" in card.text
     for name in ("samples", "data"):
         assert f"https://huggingface.co/datasets/{NAME}-{name}" in (folder / "README.md").read_text()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from efficient_reasoning.cards import operating_points
-from efficient_reasoning.files import write_jsonl
+from efficient_reasoning.files import read_jsonl, write_jsonl
 
 NUM_PROBLEMS = 2000
 
@@ -21,7 +21,7 @@ def points_of(tmp_path):
                 {"id": i, "strategy": strategy, "budget_tokens": None, "correct": i < correct}
                 for i in range(NUM_PROBLEMS)
             ]
-            means = {"accuracy": correct / NUM_PROBLEMS, "total_tokens": tokens - 1, "spent_tokens": tokens}
+            means = {"accuracy": correct / NUM_PROBLEMS, "total_tokens": 10.0, "spent_tokens": tokens}
             means = {name: {"mean": mean} for name, mean in means.items()}
             summary.append({"strategy": strategy, "budget_tokens": None, **means})
         write_jsonl(tmp_path / "samples.jsonl", samples)
@@ -46,6 +46,16 @@ def test_of_equals_the_cheaper_one(points_of):
     assert points_of(long=(1900, 200.0), short=(1900, 100.0)) == {"short": "best accuracy"}
 
 
-def test_what_a_strategy_throws_away_counts(tmp_path, points_of):
-    chosen = points_of(votes=(1900, 800.0), once=(1900, 200.0))
-    assert chosen == {"once": "best accuracy"}
+def test_a_point_that_was_cut_off_does_not_matter(tmp_path, points_of):
+    """Of an extension that a kill ended: some samples, and no place in the summary."""
+    points = {"best": (1900, 200.0), "close": (1890, 100.0)}
+    points_of(**points)
+    torn = {"id": 0, "strategy": "torn", "budget_tokens": None, "correct": True}
+    rows = [*read_jsonl(tmp_path / "samples.jsonl"), torn]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    summary = [
+        {"strategy": name, "budget_tokens": None, "accuracy": {"mean": correct / NUM_PROBLEMS}}
+        | {key: {"mean": tokens} for key in ("total_tokens", "spent_tokens")}
+        for name, (correct, tokens) in points.items()
+    ]
+    assert [point.strategy for point in operating_points(tmp_path, {"points": summary})] == list(points)
