@@ -121,7 +121,7 @@ def test_a_disk_that_fills_leaves_no_half_written_checkpoint(tiny_model, whole, 
     with pytest.raises(BadInput, match=r"run: the disk does not take the checkpoint \(.*; make room"):
         train(tiny_model, tmp_path / "run", [FillTheDisk()])
     checkpoints = {f"checkpoint-{step}" for step in (2, 4, 6)}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", *checkpoints}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "recipe.yaml", *checkpoints}
     small_disk(False)
     train(tiny_model, tmp_path / "run")  # the same command again
     assert weights(tmp_path / "run") == weights(whole)
