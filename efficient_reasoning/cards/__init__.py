@@ -323,6 +323,8 @@ def _request(folder: Path, repo: str, config: Mapping, question: str, point: Ope
     limit_tokens = point.budget_tokens or config["max_new_tokens"]
     body = {"model": repo, "messages" if tokenizer.chat_template else "prompt": prompt, "max_tokens": limit_tokens}
     body |= {name: config[name] for name in ("temperature", "top_p", "top_k")}
+    if switch := template_kwargs(tokenizer):
+        body["chat_template_kwargs"] = switch
     if point.budget_tokens:
         assignment = Assignment([], thinking, point.budget_tokens, limit_tokens, Sampling(), 0, question, list)
         body["vllm_xargs"] = {"close_after_tokens": think_limit(assignment)}

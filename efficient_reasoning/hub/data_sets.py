@@ -41,6 +41,7 @@ _MEANINGS = {
     "seed": "of the sampling",
     "tokenizer_hash": "where it is equal, token ids mean the same",
     "method": "the data tool that made the row",
+    "keep_ratio": "tokens of the completion, over the mean of those it was chosen from",
     "source_id": "id of the problem that the row was made from",
     "reference_tokens": "mean length of the base model's solutions",
     "reference_accuracy": "share of the base model's solutions that are correct",

@@ -2,13 +2,14 @@
 
 1. `evaluation/example.json` holds a question of the run and the ids that our engine decodes for it, greedily, in
    float32 on the CPU: there, two programs agree to the last token, also where bfloat16 would break a tie.
-2. The program in the card is the one that is checked. It runs in an empty folder, without environment or connection,
-   and whatever it finds, it does not find this toolkit.
+2. The program in the card is the one that is checked. It runs in an empty folder, without the user's environment and
+   with the Hub switched off, and whatever it finds, it does not find this toolkit.
 3. What does not fit into free memory is not checked, and the card says so.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -111,6 +112,8 @@ def make_example(folder: Path, question: str, max_new_tokens: int) -> Example:
         {name: version(name) for name in ("torch", "transformers")},
     )
     write_json(folder / EXAMPLE_NAME, asdict(example))
+    del reasoner, completion
+    gc.collect()  # the process that repeats it needs as much memory
     return example
 
 
@@ -169,4 +172,4 @@ def run_program(program: str, repo: str, folder: Path) -> Mapping | str:
             check=False,
         )
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    return json.loads(lines[-1]) if done.returncode == 0 else (lines or ["no message"])[-1]
+    return json.loads(lines[-1]) if done.returncode == 0 else (lines or [f"exit code {done.returncode}"])[-1]

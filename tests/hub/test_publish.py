@@ -175,6 +175,7 @@ def test_a_process_without_the_toolkit_finds_it(run, model):
     made = json.loads((folder / "evaluation" / "example.json").read_text())
     assert "ModuleNotFoundError" in example.run_program("import efficient_reasoning", "ORG/concise-tiny", folder)
     [program] = blocks((folder / "README.md").read_text(), "python")
+    assert example.run_program("import os; os._exit(9)", "ORG/concise-tiny", folder) == "exit code 9"
     asked = "import os; assert not {'HF_TOKEN', 'PYTHONPATH'} & set(os.environ) and not os.listdir()\n" + program
     found = example.run_program(asked, "ORG/concise-tiny", folder)
     assert found == {"prompt": made["prompt_ids"], "response": made["completion_ids"]}
@@ -236,6 +237,12 @@ def test_the_points_worth_using_come_with_their_commands(run, model, monkeypatch
     # An eighth of the budget is kept for the answer, and at least both delimiters and four tokens.
     assert body["max_tokens"] == 32 and body["vllm_xargs"] == {"close_after_tokens": 26}
     assert body["prompt"] == "Compute 5 + 7 .\n"
+    (model / "chat_template.jinja").write_text(SWITCH)
+    folder = publish(run, model, "ORG/concise-tiny")
+    request = blocks((folder / "README.md").read_text(), "bash")[-1]
+    body = json.loads(shlex.split(request, comments=True)[-1])
+    assert "/v1/chat/completions" in request and body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert body["messages"] == [{"role": "user", "content": "Compute 5 + 7 ."}]
 
 
 # ---- what is refused ----
