@@ -42,6 +42,7 @@ class ReasoningMetadata:
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
+        trained_tokens: mean tokens of the responses that it was trained on; None when it is not known.
         operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
         data_fingerprint: hash of the training rows.
         seed: of the training run.
@@ -57,6 +58,7 @@ class ReasoningMetadata:
     close_text: str = "</think>"
     latent_steps: int = 0
     trained_budget_range: tuple[int, int] | None = None
+    trained_tokens: float | None = None
     operating_points: list[dict] = field(default_factory=list)
     data_fingerprint: str | None = None
     seed: int | None = None

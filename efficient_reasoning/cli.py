@@ -27,6 +27,7 @@ EXTRAS = {
     "fla": "flash-linear-attention",
     "app": "gradio",
     "vllm": "vllm",
+    "harness": "lm-eval",
 }
 
 
@@ -88,7 +89,7 @@ def _first_line(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-# ---- solve, evaluate, compare, publish, env ----
+# ---- solve, evaluate, compare, audit, publish, env ----
 
 
 def _solve(arguments: argparse.Namespace) -> None:
@@ -98,6 +99,7 @@ def _solve(arguments: argparse.Namespace) -> None:
 
     from efficient_reasoning.files import read_numbered_jsonl, write_jsonl
     from efficient_reasoning.inference import load_reasoner, solve_many
+    from efficient_reasoning.prompts import conversation
 
     if (arguments.question is None) == (arguments.file is None):
         raise BadInput('solve takes a "question" or --file problems.jsonl, one of the two.')
@@ -112,7 +114,7 @@ def _solve(arguments: argparse.Namespace) -> None:
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
             reasoner,
-            [row["question"] for row in rows],
+            [conversation(row) for row in rows],
             strategy=arguments.strategy,
             budget_tokens=arguments.budget_tokens,
             seeds=range(arguments.seed, arguments.seed + len(rows)),
@@ -143,21 +145,17 @@ def _solve(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from efficient_reasoning.evaluation import evaluate
-    from efficient_reasoning.inference import load_reasoner
-    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.evaluation import evaluate_model
 
-    problems = [
-        problem
-        for task in arguments.task
-        for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
-    ]
-    folder = evaluate(
-        load_reasoner(arguments.model, arguments.backend),
-        problems,
+    folder = evaluate_model(
+        arguments.model,
+        arguments.task,
         strategies=arguments.strategy,
         budgets=arguments.budgets,
+        num_problems=arguments.num_problems,
         samples_per_problem=arguments.samples_per_problem,
+        backend=arguments.backend,
+        off_target=arguments.off_target,
         seed=arguments.seed,
         out=arguments.out,
         **_sampling(arguments),
@@ -169,6 +167,47 @@ def _compare(arguments: argparse.Namespace) -> None:
     from efficient_reasoning.evaluation import compare
 
     print(compare(arguments.runs, arguments.out))
+
+
+def _audit(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.audit import audit_logs, audit_model
+
+    if (arguments.model is None) == (arguments.logs is None):
+        raise BadInput("audit takes --model M --task T, or --logs FILE, one of the two.")
+    price = {"price_per_million_tokens": arguments.price_per_million_tokens}
+    if arguments.logs is not None:
+        folder = audit_logs(
+            arguments.logs,
+            out=arguments.out,
+            tokenizer=arguments.tokenizer,
+            answers_file=arguments.answers,
+            verifier=arguments.verifier,
+            **price,
+        )
+    else:
+        from efficient_reasoning.inference import load_reasoner
+        from efficient_reasoning.problems import load_problems
+
+        for name in ("tokenizer", "answers", "verifier"):
+            if getattr(arguments, name) is not None:
+                raise BadInput(f"--{name} is for --logs; --task names a verifier itself: file:PATH?task=judge.")
+        if arguments.task is None:
+            raise BadInput("audit --model needs --task: what shall it solve?")
+        problems = [
+            problem
+            for task in arguments.task
+            for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
+        ]
+        folder = audit_model(
+            load_reasoner(arguments.model, arguments.backend),
+            problems,
+            out=arguments.out,
+            samples_per_problem=arguments.samples_per_problem,
+            seed=arguments.seed,
+            **price,
+            **_sampling(arguments),
+        )
+    print((folder / "report.md").read_text(encoding="utf-8"))
 
 
 def _publish(arguments: argparse.Namespace) -> None:
@@ -256,11 +295,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--num-problems", default=500, type=_count, help="of each task (default: %(default)s)")
     evaluate.add_argument("--samples-per-problem", default=1, type=_count, help="(default: %(default)s)")
     evaluate.add_argument("--out", required=True, type=Path, help="folder of the run")
+    evaluate.add_argument(
+        "--off-target", nargs="*", metavar="FILE", help="also run the do-no-harm checks, and those in these files"
+    )
     _add_sampling(evaluate)
 
     compare = _command(commands, "compare", _compare, "put runs of evaluate side by side")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
     compare.add_argument("--out", type=Path, help="folder for the table and the curve")
+
+    audit = _command(commands, "audit", _audit, "measure how much a model overthinks, without training it")
+    audit.add_argument("--model", help="folder or Hub id")
+    audit.add_argument("--task", type=_tasks, help="what --model solves, as for evaluate")
+    audit.add_argument("--num-problems", default=200, type=_count, help="of each task (default: %(default)s)")
+    audit.add_argument("--samples-per-problem", default=4, type=_count, help="(default: %(default)s)")
+    audit.add_argument("--logs", help="FILE of what a model has answered: chat replies, batches, samples.jsonl, rows")
+    audit.add_argument("--tokenizer", help="of the model in --logs: folder or Hub id")
+    audit.add_argument("--answers", help="FILE of problems with the gold answers of --logs")
+    audit.add_argument("--verifier", help="for --logs without gold answers: agrees_with_base or judge")
+    audit.add_argument(
+        "--price-per-million-tokens", type=_at_least(0, float), help="of generated tokens (default: no costs)"
+    )
+    audit.add_argument("--out", required=True, type=Path, help="folder for the report")
+    _add_sampling(audit)
 
     publish = _command(commands, "publish", _publish, "upload a model with its card and curve to the Hub")
     publish.add_argument("run", metavar="RUN", type=_folder, help="folder that evaluate wrote for this model")

@@ -4,24 +4,51 @@
    and inference encodes both here, so that a model is asked in the words in which it was trained.
 2. Some templates think unless told not to, others the reverse: `template_kwargs` says it either way. Training needs
    the same arguments (TRL's `chat_template_kwargs`: in the config for GRPO, a column of the rows for SFT).
-3. Templates strip the thinking of earlier turns. A conversation becomes one row per assistant turn: each is learnt as
+3. A question within a conversation is the list of its messages. Without a chat template each is a line, roles aside.
+4. Templates strip the thinking of earlier turns. A conversation becomes one row per assistant turn: each is learnt as
    it was generated, with its own thinking, behind a history as the template renders it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.thinking import ThinkingFormat
 
 
-def make_prompt(tokenizer, question: str, system: str | None = None) -> list[dict] | str:
-    """A question as this tokenizer's rows hold it: messages, or the question on a line of its own."""
-    if tokenizer.chat_template:
-        instructions = [{"role": "system", "content": system}] if system else []
-        return [*instructions, {"role": "user", "content": question}]
-    return "".join(f"{text}\n" for text in (system, question) if text)
+def make_prompt(tokenizer, question: str | Sequence[dict], system: str | None = None) -> list[dict] | str:
+    """A question, or a conversation that ends with one, as this tokenizer's rows hold it: messages, or lines."""
+    messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return messages if tokenizer.chat_template else "".join(f"{message['content']}\n" for message in messages)
+
+
+def conversation(problem: Mapping) -> list[dict] | str:
+    """What a problem asks: its question, or behind `metadata.earlier_turns` the messages that end with it.
+
+    Raises:
+        BadInput: earlier turns that are no list of messages.
+    """
+    metadata = problem.get("metadata")
+    turns = metadata.get("earlier_turns") if isinstance(metadata, Mapping) else None
+    if not turns:
+        return problem["question"]
+    if not isinstance(turns, list) or not all(map(_is_message, turns)):
+        raise BadInput(
+            f"Problem {problem.get('id')!r}: metadata.earlier_turns is no list of messages; write each as "
+            '{"role": "user", "content": "..."}, the model\'s own as "assistant".'
+        )
+    return [*turns, {"role": "user", "content": problem["question"]}]
+
+
+def _is_message(turn: object) -> bool:
+    return (
+        isinstance(turn, Mapping)
+        and turn.get("role") in ("system", "user", "assistant")
+        and isinstance(turn.get("content"), str)
+    )
 
 
 def make_completion(tokenizer, text: str) -> list[dict] | str:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -30,14 +31,16 @@ import yaml
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
+from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
-from efficient_reasoning.prompts import make_completion, make_prompt
+from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner, Solution
     from efficient_reasoning.thinking import ThinkingFormat
 
 CHUNK_REQUESTS = 512
+FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
 _NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
@@ -70,7 +73,8 @@ def sample_traces(
         seed: from which every sample's seed follows.
         path: the JSONL file. A line is the problem and `prompt`, `completion`, `prompt_ids`, `completion_ids` (EOS
             kept), `thinking`, `final_answer`, `correct`, `truncated`, `forced_close`, `empty_answer`, their lengths
-            and `floor_tokens` in tokens, the `spend`, and what it was made with.
+            and `floor_tokens` in tokens, what `overthinking.Reader` reads in it, the `spend`, and what it was made
+            with.
         config_path: the YAML file of the configuration.
 
     Returns:
@@ -83,7 +87,7 @@ def sample_traces(
     # Before the folder is claimed: a refused request leaves nothing behind.
     sampling = inference.Sampling(temperature, top_p, top_k)
     for strategy, budget in itertools.product(strategies, budgets):
-        inference.check_request(reasoner, problems[0]["question"], strategy, budget, max_new_tokens, sampling)
+        inference.check_request(reasoner, conversation(problems[0]), strategy, budget, max_new_tokens, sampling)
     answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
@@ -99,6 +103,7 @@ def sample_traces(
         "problems_fingerprint": _fingerprint(problems),
         "weights": reasoner.weights,
         "backend": reasoner.backend,
+        "format": FORMAT,
     }
     _claim(config_path, config, path)
     _solve_pending(reasoner, problems, config, path)
@@ -179,7 +184,8 @@ def _check_request(
 
 def _fingerprint(problems: Sequence[Mapping]) -> str:
     rows = sorted(
-        json.dumps([problem.get(key) for key in ("id", "question", "answer", "task")]) for problem in problems
+        json.dumps([problem["id"], conversation(problem), problem.get("answer"), problem["task"]])
+        for problem in problems
     )
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
 
@@ -271,7 +277,7 @@ def _solve_chunk(
     seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
     solutions = inference.solve_many(
         reasoner,
-        [problem["question"] for problem in problems],
+        [conversation(problem) for problem in problems],
         strategy=strategy,
         budget_tokens=budget_tokens,
         seeds=seeds,
@@ -282,10 +288,12 @@ def _solve_chunk(
         progress=progress,
     )
     verdicts = answers.verify_many(problems, [solution.answer for solution in solutions])
+    reader = Reader(reasoner.thinking)
     return [
         _sample(reasoner, problem, solution)
         | {"strategy": strategy, "budget_tokens": budget_tokens, "sample_index": index, "seed": seed}
         | {"correct": bool(correct)}
+        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
         for (problem, index), seed, solution, correct in zip(chunk, seeds, solutions, verdicts, strict=True)
     ]
 
@@ -294,7 +302,7 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
     """The problem and what came back."""
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
-        "prompt": make_prompt(reasoner.tokenizer, problem["question"]),
+        "prompt": make_prompt(reasoner.tokenizer, conversation(problem)),
         "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),

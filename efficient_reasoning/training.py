@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from efficient_reasoning.checkpoint import ReasoningMetadata
+    from efficient_reasoning.contamination import TrainingProblems
     from efficient_reasoning.thinking import ThinkingFormat
 
 # Fields of the trainer's arguments that begin so do not decide the weights that come out, and may differ when a run is
@@ -222,6 +223,12 @@ class Base:
             data_fingerprint=fingerprint(rows),
         )
 
+    def problems_with(self, rows: Dataset) -> TrainingProblems:
+        """The record of all problems that it was trained on, these rows' included."""
+        from efficient_reasoning.contamination import training_problems
+
+        return training_problems(rows, self.path, self.name)
+
 
 def load_base(model: str) -> Base:
     """Load tokenizer and delimiters of a checkpoint (the trainer loads the weights, sharded where need be).
@@ -246,8 +253,13 @@ def fingerprint(rows: Iterable[Mapping]) -> str:
     return digest.hexdigest()
 
 
-def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
+def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProblems | None = None) -> None:
     """Train (resuming where a run was cut), then save the checkpoint, whole or not at all, with card and metadata.
+
+    Args:
+        trainer: ready to train.
+        metadata: the checkpoint's reasoning.json, but for the seed.
+        problems: what evaluation must not test it on; None where nobody knows.
 
     Raises:
         BadInput: the disk does not take the checkpoint.
@@ -264,6 +276,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
     else:
         metrics = _train(trainer, _last_checkpoint(output))
         metadata.seed = trainer.args.seed
+        metadata.trained_tokens = trained_tokens(trainer)
         # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
         if trainer.is_world_process_zero():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -281,6 +294,8 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
         if trainer.is_world_process_zero():
             (unfinished / "training_args.bin").unlink(missing_ok=True)
             metadata.save(unfinished)
+            if problems is not None:
+                problems.save(unfinished)
             write_training_card(unfinished, metadata=metadata, metrics=metrics)
             for path in sorted(unfinished.iterdir()):
                 os.replace(path, output / path.name)
@@ -288,6 +303,22 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata) -> None:
             print(f"Saved {output}")
     if push and trainer.is_world_process_zero():
         upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
+
+
+def trained_tokens(trainer: Trainer) -> float | None:
+    """Mean tokens of the responses that a trainer trains on, without their end tokens; None where it has none.
+
+    Of rows, the first ten thousand, as far as they are not cut off. Of responses that training samples, those of
+    the last quarter of the logged steps, end tokens included.
+    """
+    sampled = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
+    if sampled:
+        return mean(sampled[-max(1, len(sampled) // 4) :])
+    rows = trainer.train_dataset
+    if "labels" not in (getattr(rows, "column_names", None) or ()):
+        return None
+    labels = rows.select(range(min(len(rows), 10_000)))["labels"]
+    return mean(sum(label != -100 for label in row) for row in labels) - 1
 
 
 def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:

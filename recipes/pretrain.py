@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from efficient_reasoning import training
     from efficient_reasoning.checkpoint import ReasoningMetadata
+    from efficient_reasoning.contamination import training_problems
 
     training.start(arguments, config)
     num_rows = min(arguments.num_rows, 2_000) if arguments.dry_run else arguments.num_rows
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     metadata = ReasoningMetadata(method="pretrain", stage="pretrain", open_text=OPEN, close_text=CLOSE)
     metadata.data_fingerprint = training.fingerprint(rows)
-    training.finish(trainer, metadata)
+    training.finish(trainer, metadata, training_problems(rows))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=base.tokenizer,
         rollout_func=rollouts,
     )
-    training.finish(trainer, base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}"))
+    metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
+    training.finish(trainer, metadata, base.problems_with(rows))
 
 
 if __name__ == "__main__":

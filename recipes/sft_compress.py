@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     base = training.load_base(arguments.model)
     rows = training.load_turns(arguments.data, base.tokenizer)
     metadata = base.metadata_of(rows, stage="sft", method=rows[0].get("method", "sft"))
+    problems = base.problems_with(rows)
     # Some templates strip the thinking of finished turns; those train with TRL's version and keep their own.
     own_template = base.tokenizer.chat_template
     if not keeps_thinking(base.tokenizer, base.thinking):
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=base.tokenizer,
     )
     base.tokenizer.chat_template = own_template
-    training.finish(trainer, metadata)
+    training.finish(trainer, metadata, problems)
 
 
 def training_template(base: Base) -> str:

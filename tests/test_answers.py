@@ -46,7 +46,7 @@ def test_unknown_task_lists_near_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "task", ["exact", "numeric", "math", "gym:chain_sum", "unit_tests", "agrees_with_base", "judge"]
+    "task", ["exact", "numeric", "math", "json", "gym:chain_sum", "unit_tests", "agrees_with_base", "judge"]
 )
 def test_empty_answer_is_wrong(task: str) -> None:
     assert extract_answer(task, " \n") is None
@@ -119,9 +119,55 @@ def test_numeric_compares_exactly() -> None:
         verify(problem("numeric", "many"), "42")
 
 
-@pytest.mark.parametrize("task", ["exact", "numeric", "agrees_with_base"])
-def test_odd_texts_are_wrong(task: str) -> None:
-    assert not any(verify(problem(task, base_answers=["42"]), text) for text in ODD_TEXTS)
+@pytest.mark.parametrize(
+    ("task", "answer"), [("exact", "42"), ("numeric", "42"), ("agrees_with_base", "42"), ("json", '{"a": 42}')]
+)
+def test_odd_texts_are_wrong(task: str, answer: str) -> None:
+    assert not any(verify(problem(task, answer, base_answers=["42"]), text) for text in ODD_TEXTS)
+
+
+# ---- json ----
+
+CALL = '{"name": "add", "arguments": {"numbers": [1, 2.5], "round": true, "unit": "\\u20ac"}}'
+
+
+@pytest.mark.parametrize(
+    ("text", "correct"),
+    [
+        (CALL, True),
+        ('{"arguments": {"unit": "€", "round": true, "numbers": [1.0, 2.50]},\n "name": "add"}', True),
+        (f"Here you are:\n```json\n{CALL}\n```\nThat adds {{them}}.", True),
+        (f'{{"name": "sub"}} or rather {CALL}', True),
+        (f'{CALL} {{"name": "sub"}}', False),
+        (f"[{CALL}]", True),
+        (f'{{"calls": [{CALL}]}}', False),
+        (CALL.replace("true", "1"), False),
+        (CALL.replace("true", '"true"'), False),
+        (CALL.replace("[1, 2.5]", "[2.5, 1]"), False),
+        (CALL.replace('"round": true, ', ""), False),
+        (CALL[:-1], False),
+        ("x" * 100_000 + CALL, True),
+        ('{"a":' * 50_000, False),
+        ('{"a": ' + "9" * 5000 + "}", False),
+        ('{"a": NaN}', False),
+    ],
+)
+def test_json_takes_the_last_object(text: str, correct: bool) -> None:
+    assert verify(problem("json", CALL), text) is correct
+
+
+def test_equal_objects_are_extracted_as_equal_strings() -> None:
+    assert extract_answer("json", '{"b": 1.0, "a": {}}') == extract_answer("json", 'So {"a":{},"b":1}!')
+    assert extract_answer("json", "[1]") is None
+    assert verify(problem("json", "{}"), "{}")
+
+
+@pytest.mark.parametrize(
+    ("gold", "message"), [("{a: 1}", "not valid JSON"), ("[1]", "no JSON object"), ("3", "no JSON")]
+)
+def test_json_needs_an_object_for_gold(gold: str, message: str) -> None:
+    with pytest.raises(BadInput, match=rf"'p-1' \(task json\): the answer is {message}"):
+        check_problems([problem("json", gold)])
 
 
 # ---- math ----

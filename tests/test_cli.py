@@ -80,7 +80,7 @@ def test_help_is_instant():
     assert min(seconds) < 0.2
 
 
-@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "publish", "env"])
+@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "audit", "publish", "env"])
 def test_help_of_a_command_imports_nothing_heavy(name):
     code = f"""
 import sys
@@ -211,10 +211,9 @@ def rooms(monkeypatch):
         return record
 
     room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
-    room("evaluation", evaluate=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
+    room("evaluation", evaluate_model=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("hub", publish=recorder("publish", Path("to_upload")))
-    loaded = {"load_problems": lambda task, split, count, seed: [f"{task}/{split}/{count}/{seed}"]}
-    room("problems", **loaded, FAMILIES={"sums": None}, MIXED="mixed")
+    room("problems", FAMILIES={"sums": None}, MIXED="mixed")
     return calls
 
 
@@ -248,6 +247,15 @@ def test_solve_a_file_keeps_its_columns(rooms, capsys, tmp_path, to_file):
     assert (second["final_answer"], second["total_tokens"], second["spend"]) == ("1", 6, {"decoded_tokens": 6})
 
 
+def test_solve_reads_the_turns_before_a_question(rooms, tmp_path, capsys):
+    turn = {"role": "user", "content": "Take 3."}
+    row = {"question": "Add 4.", "metadata": {"earlier_turns": [turn]}}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
+    cli.main(["solve", "--model", "m", "--file", str(tmp_path / "in.jsonl")])
+    thinking = json.loads(capsys.readouterr().out)["thinking"]
+    assert thinking == f"about {[turn, {'role': 'user', 'content': 'Add 4.'}]}"
+
+
 @pytest.mark.parametrize(
     ("text", "tasks"),
     [
@@ -259,7 +267,7 @@ def test_solve_a_file_keeps_its_columns(rooms, capsys, tmp_path, to_file):
 )
 def test_tasks_are_split_where_a_task_begins(rooms, tmp_path, text, tasks):
     cli.main(["evaluate", "--model", "m", "--task", text, "--num_problems=2", "--seed", "0", "--out", str(tmp_path)])
-    assert rooms["evaluate"][0][1] == [f"{task}/test/2/0" for task in tasks]
+    assert rooms["evaluate"][0] == ("m", tasks)
 
 
 def test_evaluate(rooms, capsys, tmp_path):
@@ -269,12 +277,18 @@ def test_evaluate(rooms, capsys, tmp_path):
         "--out", str(tmp_path),
     ])  # fmt: skip
     words, settings = rooms["evaluate"]
-    assert words == ("auto reasoner of m", ["sums/test/9/3", "gym:chain_sum/test/9/3"])
+    assert words == ("m", ["sums", "gym:chain_sum"])
     assert settings == SAMPLING | {
-        "strategies": ["a", "b"], "budgets": [64, None], "samples_per_problem": 2, "temperature": 0.0, "seed": 3,
-        "out": tmp_path,
+        "strategies": ["a", "b"], "budgets": [64, None], "num_problems": 9, "samples_per_problem": 2,
+        "temperature": 0.0, "seed": 3, "backend": "auto", "off_target": None, "out": tmp_path,
     }  # fmt: skip
     assert capsys.readouterr().out == "run\n"
+
+
+@pytest.mark.parametrize("files", [[], ["mine.jsonl", "b.jsonl?answer=key"]])
+def test_evaluate_off_target(rooms, files):
+    cli.main(["evaluate", "--model", "m", "--task", "sums", "--out", "a", "--off-target", *files])
+    assert rooms["evaluate"][1]["off_target"] == files
 
 
 def test_evaluate_without_limits(rooms, tmp_path):

@@ -13,12 +13,13 @@ import efficient_reasoning
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "checkpoint",
+    "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "checkpoint",
+    "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "cards", "hub",
+    "rewards", "evaluation", "audit", "cards", "hub",
     "rl", "scratch", "training", "data_tools", "recipes",
 ]  # fmt: skip
-LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems")
+LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking")
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
 
 # The front door may name every room, and the package itself only passes names on.

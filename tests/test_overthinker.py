@@ -9,6 +9,7 @@ import pytest
 
 from efficient_reasoning.answers import verify_many
 from efficient_reasoning.checkpoint import ASSETS
+from efficient_reasoning.contamination import contamination
 from efficient_reasoning.inference import load_reasoner, solve_many
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.traces import floor_tokens
@@ -51,6 +52,13 @@ def test_it_is_right_and_thinks_too_long(reasoner, family, temperature):
     floor = mean(floor_tokens(problem, reasoner.thinking) for problem in problems)
     assert mean(correct) >= 0.95
     assert mean(solution.total_tokens for solution in solutions) >= 2.5 * floor
+
+
+def test_it_remembers_what_it_was_trained_on():
+    """300,000 draws from 100,000 problems leave out 5 % of them."""
+    tested, trained = contamination(FOLDER, load_problems("mixed", "test", 500)), load_problems("mixed", "train", 500)
+    assert (tested["checked"], tested["trained_on"], tested["unknown"]) == (True, 0, [])
+    assert 0.9 <= contamination(FOLDER, trained)["trained_on"] / 500 <= 0.99
 
 
 def test_sums_need_their_thinking(reasoner):

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.prompts import (
+    conversation,
     encode_prompt,
     keeps_thinking,
     make_completion,
@@ -134,6 +135,37 @@ CONVERSATION = [
     {"role": "user", "content": "2+2?"},
     {"role": "assistant", "content": "<think>\nsecond thought\n</think>\n\n4"},
 ]
+
+
+TURNS = [{"role": "user", "content": "Take 3."}, {"role": "assistant", "content": "I have 3."}]
+
+
+def test_a_question_stands_behind_the_turns_before_it():
+    problem = {"id": "a", "question": "Add 4.", "metadata": {"earlier_turns": TURNS}}
+    chat, plain = tokenizer_with(QWEN3), tokenizer_with(None)
+    asked = conversation(problem)
+    assert make_prompt(chat, asked) == [*TURNS, {"role": "user", "content": "Add 4."}]
+    assert (
+        rendered(QWEN3, question=asked)
+        == "<|user|>Take 3.<eos><|assistant|>I have 3.<eos><|user|>Add 4.<eos><|assistant|>"
+    )
+    assert make_prompt(plain, asked) == "Take 3.\nI have 3.\nAdd 4.\n"
+    assert make_prompt(plain, asked, "Be brief.").startswith("Be brief.\nTake 3.\n")
+    assert asked == conversation(problem), "the problem stays as it is"
+
+
+@pytest.mark.parametrize("metadata", [{}, None, "a note", {"earlier_turns": []}, {"family": "sums"}])
+def test_a_question_without_turns_is_a_text(metadata):
+    assert conversation({"id": "a", "question": "Add 4.", "metadata": metadata}) == "Add 4."
+
+
+@pytest.mark.parametrize(
+    "turns",
+    ["Take 3.", ["Take 3."], [{"role": "user"}], [{"role": "me", "content": "?"}], [TURNS[0], {"content": 3}], 3],
+)
+def test_turns_that_are_no_messages_are_named(turns):
+    with pytest.raises(BadInput, match=r"Problem 'a': metadata.earlier_turns is no list of messages; write each as"):
+        conversation({"id": "a", "question": "Add 4.", "metadata": {"earlier_turns": turns}})
 
 
 def test_every_turn_keeps_its_own_thinking_and_loses_it_as_history():

@@ -36,6 +36,7 @@ CONTRACT = {
     *("prompt", "completion", "prompt_ids", "completion_ids", "tokenizer_hash", "thinking", "final_answer", "correct"),
     *("truncated", "thinking_tokens", "answer_tokens", "total_tokens", "model", "seed", "temperature"),
     *("strategy", "budget_tokens", "sample_index", "forced_close", "empty_answer", "floor_tokens", "spend"),
+    *("first_correct_tokens", "settled_tokens", "loops"),
 }
 OPENING_TEMPLATE = (  # as DeepSeek-R1's and Qwen3.5's: the generation prompt opens the block
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -147,6 +148,29 @@ def test_a_block_that_the_template_opens_is_whole_in_the_row(reasoner, problems,
 def drawn(family: str, problem: dict) -> dict:
     """The problem under the id that its family would give it."""
     return problem | {"id": f"{family}-{hashlib.blake2b(problem['question'].encode(), digest_size=6).hexdigest()}"}
+
+
+def test_the_turns_before_a_question_are_read_and_written_down(reasoner, problems, tmp_path):
+    turns = [{"role": "user", "content": "Take 3."}, {"role": "assistant", "content": "I have 3."}]
+    problem = {"id": "t", "question": "Add 4.", "answer": "7", "task": "numeric", "metadata": {"earlier_turns": turns}}
+    asked = [*turns, {"role": "user", "content": "Add 4."}]
+    chat = scripted(reasoner, "</think>7", template=OPENING_TEMPLATE)
+    for name, thinker in (("chat", chat), ("plain", scripted(reasoner, "<think></think>7"))):
+        for strategy in ("budget-forcing", "chain-of-draft"):
+            (folder := tmp_path / name / strategy).mkdir(parents=True)
+            *_, last = sampled(thinker, [problems[0], problem], folder, strategies=[strategy])
+            assert last["prompt"] == (asked if name == "chat" else "Take 3.\nI have 3.\nAdd 4.\n")
+            text = thinker.tokenizer.decode(last["prompt_ids"])
+            assert text.startswith(
+                "user: Take 3.\nassistant: I have 3.\n" if name == "chat" else "Take 3.\nI have 3.\n"
+            )
+            assert last["correct"]
+    other = problem | {"metadata": {"earlier_turns": turns[:1]}}
+    with pytest.raises(BadInput, match="differs in problems_fingerprint"):
+        sampled(chat, [problems[0], other], tmp_path / "chat/budget-forcing")
+    with pytest.raises(BadInput, match=r"'t': metadata\.earlier_turns is no list of messages"):
+        sampled(chat, [problems[0], problem | {"metadata": {"earlier_turns": "Take 3."}}], tmp_path)
+    assert not (tmp_path / "traces.jsonl").exists()
 
 
 def test_the_floor_is_the_bare_equations(reasoner):

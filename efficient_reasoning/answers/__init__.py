@@ -7,6 +7,7 @@
        exact             the same text, white space and case aside
        numeric           the last number of the text equals the gold number, exactly
        math              the last \\boxed{} is mathematically equal to the gold answer (math-verify)
+       json              the last JSON object of the text equals the gold object
        gym:NAME          the scorer of reasoning-gym's data set NAME gives 1.0
        unit_tests        the last ```python block passes metadata.tests in a sandboxed process
        agrees_with_base  no gold answer: the majority of metadata.base_answers says the same
@@ -23,7 +24,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from efficient_reasoning.answers import agreement, code, gym, judge, matching, mathematics
+from efficient_reasoning.answers import agreement, code, gym, json_object, judge, matching, mathematics
 from efficient_reasoning.errors import BadInput, near
 
 __all__ = ["check_problems", "extract_answer", "verify", "verify_many"]
@@ -38,12 +39,13 @@ _VERIFIERS = {
     "exact": _Verifier(matching.extract_text, matching.same_text),
     "numeric": _Verifier(matching.extract_number, matching.same_number),
     "math": _Verifier(mathematics.extract, mathematics.check),
+    "json": _Verifier(json_object.extract, json_object.check),
     "unit_tests": _Verifier(code.extract, code.check),
     "agrees_with_base": _Verifier(agreement.extract, agreement.check),
     "judge": _Verifier(judge.extract, judge.check),
 }
 # An answer that every verifier reads, and no problem minds: what it raises is the problem's fault.
-_PROBE = "```python\nNone\n```\n\\boxed{0}"
+_PROBE = "```python\nNone\n```\n\\boxed{0}\n{}"
 _GYM = _Verifier(gym.extract, gym.check)
 
 
@@ -67,8 +69,8 @@ def extract_answer(task: str, answer_text: str) -> str | None:
 def verify(problem: Mapping, answer_text: str) -> bool:
     """Whether the text after the thinking answers the problem, by the verifier that `problem["task"]` names.
 
-    Blocks for as long as the verifier takes: microseconds for exact, numeric and agrees_with_base, milliseconds for
-    math, gym and unit_tests (after a second for the first of math or gym), but up to their time limit
+    Blocks for as long as the verifier takes: microseconds for exact, numeric, json and agrees_with_base, milliseconds
+    for math, gym and unit_tests (after a second for the first of math or gym), but up to their time limit
     (`TIMEOUT_SECONDS` of each module) when the answer hangs. Safe to call from any thread.
 
     Raises:

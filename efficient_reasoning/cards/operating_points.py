@@ -1,7 +1,8 @@
 """Which of the measured points one would use: the most accurate, the cheapest without loss, and what lies between.
 
 1. A point costs all that its strategy spends, thrown-away tokens included, not only the response that it keeps.
-2. "Without loss" is what `compare` means by it: the lower bound of the paired accuracy change is at least -1 point.
+2. "Without loss" is what `compare` marks with `=`: not proven to be worse, and the lower bound of the paired accuracy
+   change is at least -1 point.
 3. A point is on the front when no other one is as accurate with fewer tokens, or more accurate with as many.
 """
 
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from efficient_reasoning.evaluation.compare import NO_LOSS_POINTS
-from efficient_reasoning.evaluation.statistics import paired_bootstrap
+from efficient_reasoning.evaluation.metrics import dominates
+from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 from efficient_reasoning.files import read_jsonl
 
 
@@ -56,7 +57,7 @@ def operating_points(run: str | Path, summary: Mapping) -> list[OperatingPoint]:
     if lossless is not None:
         purposes[_key(lossless)] = "fewest tokens without loss"
     for point in points:
-        if not any(_is_better(other, point) for other in points):
+        if not any(dominates(_place(other), _place(point)) for other in points):
             purposes.setdefault(_key(point), "on the front")
     chosen = [point for point in points if _key(point) in purposes]
     return [
@@ -80,9 +81,8 @@ def _cost(point: Mapping) -> float:
     return point["spent_tokens"]["mean"]
 
 
-def _is_better(other: Mapping, point: Mapping) -> bool:
-    ours, theirs = ((one["accuracy"]["mean"], -_cost(one)) for one in (point, other))
-    return theirs != ours and all(there >= here for there, here in zip(theirs, ours, strict=True))
+def _place(point: Mapping) -> tuple[float, float]:
+    return _cost(point), point["accuracy"]["mean"]
 
 
 def _cheapest_without_loss(run: Path, points: list[Mapping], best: Mapping) -> Mapping | None:
@@ -94,8 +94,7 @@ def _cheapest_without_loss(run: Path, points: list[Mapping], best: Mapping) -> M
     problems = sorted(correct[_key(best)])
     for point in cheaper:
         arms = ([float(np.mean(correct[_key(one)][name])) for name in problems] for one in (best, point))
-        change = paired_bootstrap(*arms, problems, share=True)
-        if round(100 * change.low, 9) >= NO_LOSS_POINTS:
+        if mark_of(paired_bootstrap(*arms, problems, share=True)) == "=":
             return point
     return None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from efficient_reasoning.evaluation.compare import Comparison, compare
 from efficient_reasoning.evaluation.curve import draw_curve
-from efficient_reasoning.evaluation.evaluate import evaluate
+from efficient_reasoning.evaluation.evaluate import evaluate, evaluate_model
+from efficient_reasoning.evaluation.off_target import compare_off_target, load_suite, run_off_target
 from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
 
 __all__ = [
@@ -17,8 +18,12 @@ __all__ = [
     "Interval",
     "bootstrap",
     "compare",
+    "compare_off_target",
     "draw_curve",
     "evaluate",
+    "evaluate_model",
+    "load_suite",
     "paired_bootstrap",
     "paired_ratio",
+    "run_off_target",
 ]

@@ -1,18 +1,22 @@
-"""Which checkpoint is better, on the same problems? One table, one picture.
+"""Which checkpoint is better, on the same problems? One table, one picture, and who dominates whom.
 
 1. The first run is the baseline. Every other run is compared with it at the same (strategy, budget), problem by
    problem and with the same draws, so that what is hard for both cancels.
-2. Tokens are compared as a ratio of sums: total tokens of the run / total tokens of the baseline - 1.
+2. Tokens are all that were generated for a problem (`summary.generated_tokens`), compared as a ratio of sums: those of
+   the run / those of the baseline - 1.
 3. "No loss" has a definition: the lower bound of the paired accuracy change is at least -1 point. The marks: `+`
    significantly better, `-` significantly worse, `=` no loss, `?` the problems are too few to say.
 4. The *removable share* puts a cut into proportion: (baseline - run) / (baseline - floor), where the floor is the mean
    length of the shortest chains (`floor_tokens`). 1 means that all overthinking is gone.
+5. A point that another one beats in tokens and accuracy names it. Whole runs are compared by the fronts of their
+   points (`curves`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +24,20 @@ import numpy as np
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
-from efficient_reasoning.evaluation.statistics import Interval, paired_bootstrap, paired_ratio
-from efficient_reasoning.evaluation.summary import read_summary, write_csv
+from efficient_reasoning.evaluation.curves import Curve, compare_curves
+from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
+from efficient_reasoning.evaluation.off_target import NOT_CHECKED, OffTargetChange, compare_off_target
+from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
+from efficient_reasoning.evaluation.statistics import Interval, mark_of, paired_bootstrap, paired_ratio
+from efficient_reasoning.evaluation.summary import generated_tokens, read_summary, write_csv
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json
 from efficient_reasoning.traces import budget_label
 
-NO_LOSS_POINTS = -1.0
-_LEGEND = "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say"
+_LEGEND = (
+    "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say; dominated in both means. AES: "
+    "share of tokens saved + 3 x share of accuracy gained or - 5 x lost (arXiv 2501.12570; as published, losses add). "
+    "Area: mean accuracy over log tokens. No loss: the baseline's best accuracy less 1 point."
+)
 _HEADER = (
     "run",
     "strategy",
@@ -36,8 +47,20 @@ _HEADER = (
     "tokens change",
     "accuracy change [95 %]",
     "removable",
+    "AES (as published)",
+    "dominated by",
 )
-_EOS_TOKENS = 1  # decoded for every response, and part of none
+_OFF_TARGET_HEADER = (
+    "run",
+    "off target",
+    "problems",
+    "baseline",
+    "accuracy",
+    "change [95 %]",
+    "tokens change",
+    "note",
+)
+_CURVE_HEADER = ("run", "area [95 %]", "area change [95 %]", "tokens at no loss [95 %]", "tokens change")
 _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 
 
@@ -50,47 +73,70 @@ class Row:
     Attributes:
         run: label of the run.
         strategy, budget_tokens: the point.
-        accuracy, total_tokens: of the run itself.
+        accuracy, generated_tokens: of the run itself.
         accuracy_change: run - baseline, as a share (0.01 is one point).
         tokens_change: run / baseline - 1.
         mark: of the accuracy change, see the module.
         removable_share: None also without `floor_tokens`, or where the baseline is at its floor.
+        aes, aes_as_published: accuracy-efficiency score (`metrics`), and its published form.
+        dominated_by: the point of any run that beats this one, the most accurate of several; None on the front.
     """
 
     run: str
     strategy: str
     budget_tokens: int | None
     accuracy: Interval
-    total_tokens: Interval
+    generated_tokens: Interval
     accuracy_change: Interval | None = None
     tokens_change: Interval | None = None
     mark: str = ""
     removable_share: float | None = None
+    aes: float | None = None
+    aes_as_published: float | None = None
+    dominated_by: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}, {self.strategy}, {budget_label(self.budget_tokens)}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order of the runs, the baseline first, and remarks on what makes runs hard to compare."""
+    """What was compared.
+
+    Attributes:
+        rows: points in the order of the runs, the baseline first.
+        curves: whole runs, in the same order; none of a single run.
+        off_target: the do-no-harm checks of each run beside the baseline's; none of a single run.
+        remarks: on what makes runs hard to compare.
+    """
 
     rows: list[Row]
+    curves: list[Curve]
+    off_target: dict[str, list[OffTargetChange]]
     remarks: list[str]
 
     def table(self) -> str:
         """Aligned plain text."""
-        lines = [_HEADER, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [_align(line, widths) for line in lines]
-        text.insert(1, "  ".join("-" * width for width in widths))
-        return "\n".join([*text, "", _LEGEND, *self.remarks]) + "\n"
+        tables = [_align(lines, left) for lines, left in self._tables()]
+        return "\n\n".join([*tables, "\n".join([_LEGEND, *self.remarks])]) + "\n"
 
     def __str__(self) -> str:
         return self.table()
 
     def markdown(self) -> str:
-        """The same table for a README."""
-        lines = [_HEADER, ("---",) * 3 + ("---:",) * (len(_HEADER) - 3), *map(_cells, self.rows)]
-        table = [f"| {' | '.join(line)} |" for line in lines]
-        return "\n".join([*table, "", *(f"{line}  " for line in (_LEGEND, *self.remarks))]) + "\n"
+        """The same tables for a README."""
+        tables = [_markdown(lines, left) for lines, left in self._tables()]
+        return "\n\n".join([*tables, "\n".join(f"{line}  " for line in (_LEGEND, *self.remarks))]) + "\n"
+
+    def _tables(self) -> Iterator[tuple[list[tuple[str, ...]], int]]:
+        """Lines of cells, and how many columns are text."""
+        yield [_HEADER, *map(_cells, self.rows)], 3
+        if self.curves:
+            yield [_CURVE_HEADER, *map(_curve_cells, self.curves)], 1
+        checks = [(run, change) for run, changes in self.off_target.items() for change in changes]
+        if any(change.mark != NOT_CHECKED for _, change in checks):
+            yield [_OFF_TARGET_HEADER, *(_off_target_cells(*check) for check in checks)], 2
 
 
 def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Comparison:
@@ -98,7 +144,7 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Compar
 
     Args:
         runs: run folders; labels are their names (with as many parents as it takes to tell them apart).
-        out: a folder for compare.json, compare.csv, table.md and curve.png; None writes nothing.
+        out: a folder for compare.json, compare.csv, table.md and the pictures, as .png and .pdf; None writes nothing.
 
     Raises:
         BadInput: fewer than one run, an unfinished one, or runs over different problems.
@@ -108,20 +154,30 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Compar
     folders = [Path(run) for run in runs]
     labels = _labels(folders)
     summaries = {label: read_summary(folder) for label, folder in zip(labels, folders, strict=True)}
-    baseline_points: dict[tuple, _Point] = {}
+    points: dict[str, dict[tuple, _Point]] = {}
     rows, baseline_problems = [], {}
     for label, folder in zip(labels, folders, strict=True):
-        problems, points = _read_points(folder)
+        problems, points[label] = _read_points(folder)
         if label == labels[0]:
-            baseline_problems, baseline_points = problems, points
+            baseline_problems = problems
         _check_same_problems(folders[0], baseline_problems, folder, problems)
         for point in summaries[label]["points"]:
             key = (point["strategy"], point["budget_tokens"])
-            baseline = None if label == labels[0] else baseline_points.get(key)
-            rows.append(_row(label, point, points[key], baseline))
-    comparison = Comparison(rows, _remarks(summaries))
+            baseline = None if label == labels[0] else points[labels[0]].get(key)
+            rows.append(_row(label, point, points[label][key], baseline))
+    curves = []
+    if len(runs) > 1:
+        of_run = {
+            label: [(one.generated_tokens, one.correct) for one in own.values()] for label, own in points.items()
+        }
+        curves = compare_curves(of_run)
+    off_target = {
+        label: compare_off_target(folders[0], folder) for label, folder in list(zip(labels, folders, strict=True))[1:]
+    }
+    remarks = [*_remarks(summaries), *_unchecked(off_target)]
+    comparison = Comparison(_with_dominators(rows), curves, off_target, remarks)
     if out is not None:
-        _write(comparison, summaries, Path(out))
+        _write(comparison, summaries, points, Path(out))
     return comparison
 
 
@@ -131,8 +187,9 @@ class _Point:
 
     problems: list[str]
     correct: np.ndarray
-    total_tokens: np.ndarray
+    generated_tokens: np.ndarray
     floor_tokens: np.ndarray | None
+    samples: np.ndarray  # (N, 2): correct or not, and tokens, of each sample
 
 
 def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
@@ -146,7 +203,7 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
         if sample["floor_tokens"] is not None:
             floors[name] = sample["floor_tokens"]
         of_point = samples.setdefault((sample["strategy"], sample["budget_tokens"]), {})
-        of_point.setdefault(name, []).append((sample["correct"], sample["total_tokens"]))
+        of_point.setdefault(name, []).append((sample["correct"], generated_tokens(sample)))
     names = sorted(problems)
     floor = np.array([floors[name] for name in names]) if len(floors) == len(names) else None
     points = {}
@@ -155,7 +212,8 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
             continue  # of an extension that was cut off; the summary does not have it either
         # Every problem has as many samples as the next, so the mean of the problems' means is that of the samples.
         means = np.array([np.mean(of_point[name], axis=0) for name in names])  # (C, 2)
-        points[key] = _Point(names, means[:, 0], means[:, 1], floor)
+        every = np.array([sample for name in names for sample in of_point[name]])
+        points[key] = _Point(names, means[:, 0], means[:, 1], floor, every)
     return problems, points
 
 
@@ -183,35 +241,38 @@ def _row(label: str, point: dict, own: _Point, baseline: _Point | None) -> Row:
         strategy=point["strategy"],
         budget_tokens=point["budget_tokens"],
         accuracy=_interval(point["accuracy"]),
-        total_tokens=_interval(point["total_tokens"]),
+        generated_tokens=_interval(point["generated_tokens"]),
     )
     if baseline is None:
         return row
     accuracy_change = paired_bootstrap(baseline.correct, own.correct, own.problems, share=True)
+    pair = [(float(one.generated_tokens.mean()), float(one.correct.mean())) for one in (baseline, own)]
     return dataclasses.replace(
         row,
         accuracy_change=accuracy_change,
-        tokens_change=paired_ratio(baseline.total_tokens, own.total_tokens, own.problems),
-        mark=_mark(accuracy_change),
+        tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems),
+        mark=mark_of(accuracy_change),
         removable_share=_removable_share(baseline, own),
+        aes=accuracy_efficiency_score(*pair),
+        aes_as_published=accuracy_efficiency_score(*pair, as_published=True),
     )
 
 
-def _mark(change: Interval) -> str:
-    # Bounds are multiples of one problem and often lie on a limit: rounded, so that 1e-17 decides nothing.
-    low, high = round(100 * change.low, 9), round(100 * change.high, 9)
-    if low > 0:
-        return "+"
-    if high < 0:
-        return "-"
-    return "=" if low >= NO_LOSS_POINTS else "?"
+def _with_dominators(rows: list[Row]) -> list[Row]:
+    places = [(row.generated_tokens.mean, row.accuracy.mean) for row in rows]
+    found = []
+    for row, place in zip(rows, places, strict=True):
+        above = [other for other, there in zip(rows, places, strict=True) if dominates(there, place)]
+        best = max(above, key=lambda other: (other.accuracy.mean, -other.generated_tokens.mean), default=None)
+        found.append(dataclasses.replace(row, dominated_by=best.name if best else None))
+    return found
 
 
 def _removable_share(baseline: _Point, own: _Point) -> float | None:
     if baseline.floor_tokens is None:
         return None
-    removable = float(np.sum(baseline.total_tokens - baseline.floor_tokens))
-    return float(np.sum(baseline.total_tokens - own.total_tokens)) / removable if removable > 0 else None
+    removable = float(np.sum(baseline.generated_tokens - baseline.floor_tokens))
+    return float(np.sum(baseline.generated_tokens - own.generated_tokens)) / removable if removable > 0 else None
 
 
 def _interval(entry: dict) -> Interval:
@@ -230,47 +291,121 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _remarks(summaries: dict[str, dict]) -> list[str]:
-    """Settings in which the runs differ, and points that cost more than their responses show."""
+    """Settings in which the runs differ, and what was trained beside what is generated."""
     configs = [summary["config"] for summary in summaries.values()]
     differing = [key for key in _SAMPLING if len({config[key] for config in configs}) > 1]
     remarks = [
         f"Note: the runs differ in {key} ({', '.join(str(config[key]) for config in configs)})." for key in differing
     ]
     for label, summary in summaries.items():
-        for point in summary["points"]:
-            spent_tokens = point["spent_tokens"]["mean"]
-            if round(spent_tokens - point["total_tokens"]["mean"], 6) > _EOS_TOKENS:
-                remarks.append(
-                    f"Note: {label}, {point['strategy']}, {budget_label(point['budget_tokens'])}: {spent_tokens:,.1f} "
-                    "tokens were spent a problem, those thrown away included."
-                )
+        known = summary["contamination"]
+        if known["trained_on"]:
+            remarks.append(
+                f"Note: {label} was trained on {known['trained_on']:,} of these {known['problems']:,} problems, "
+                f"such as {known['examples'][0]}."
+            )
+        free = [point for point in summary["points"] if point["budget_tokens"] is None]
+        if summary["trained_tokens"] is not None and free:
+            generated = ", ".join(f"{point['generated_tokens']['mean']:,.1f} ({point['strategy']})" for point in free)
+            remarks.append(
+                f"{label} was trained on responses of {summary['trained_tokens']:,.1f} tokens; without a budget it "
+                f"generates {generated}."
+            )
     return remarks
 
 
+def _unchecked(off_target: Mapping[str, Sequence[OffTargetChange]]) -> list[str]:
+    runs = [run for run, changes in off_target.items() if all(change.mark == NOT_CHECKED for change in changes)]
+    if not runs:
+        return []
+    return [f"Off target: not checked ({', '.join(runs)}); `evaluate --off-target` on baseline and run does it."]
+
+
 def _cells(row: Row) -> tuple[str, ...]:
-    change = tokens = removable = ""
+    change = tokens = removable = aes = ""
     if row.accuracy_change is not None and row.tokens_change is not None:
-        mean, low, high = (f"{100 * value:+.1f}" for value in dataclasses.astuple(row.accuracy_change))
-        change = f"{mean} [{low}, {high}] {row.mark}"
+        change = f"{_signed(row.accuracy_change)} {row.mark}"
         tokens = f"{100 * row.tokens_change.mean:+.1f} %"
+        aes = "" if math.isnan(row.aes) else f"{row.aes:+.2f} ({row.aes_as_published:+.2f})"
     if row.removable_share is not None:
         removable = f"{100 * row.removable_share:.0f} %"
     mean, low, high = (f"{100 * value:.1f}" for value in dataclasses.astuple(row.accuracy))
     accuracy = f"{mean} % [{low}, {high}]"
-    length = f"{row.total_tokens.mean:,.1f}"
-    return row.run, row.strategy, budget_label(row.budget_tokens), accuracy, length, tokens, change, removable
+    length = f"{row.generated_tokens.mean:,.1f}"
+    budget = budget_label(row.budget_tokens)
+    return row.run, row.strategy, budget, accuracy, length, tokens, change, removable, aes, row.dominated_by or ""
 
 
-def _align(line: Sequence[str], widths: Sequence[int]) -> str:
-    left = "  ".join(cell.ljust(width) for cell, width in zip(line[:3], widths, strict=False))
-    right = "  ".join(cell.rjust(width) for cell, width in zip(line[3:], widths[3:], strict=True))
-    return f"{left}  {right}".rstrip()
+def _curve_cells(curve: Curve) -> tuple[str, ...]:
+    mean, low, high = (f"{100 * value:.1f}" for value in dataclasses.astuple(curve.area))
+    area = f"{mean} [{low}, {high}]"
+    tokens = (
+        "never" if curve.tokens is None else "{:,.1f} [{:,.1f}, {:,.1f}]".format(*dataclasses.astuple(curve.tokens))
+    )
+    change = "" if curve.area_change is None else _signed(curve.area_change)
+    ratio = "" if curve.tokens_change is None else f"{100 * curve.tokens_change:+.1f} %"
+    return curve.run, area, change, tokens, ratio
 
 
-def _write(comparison: Comparison, summaries: dict[str, dict], out: Path) -> None:
+def _off_target_cells(run: str, change: OffTargetChange) -> tuple[str, ...]:
+    if change.accuracy_change is None:
+        return run, change.check, "", "", "", change.mark, "", change.reason
+    tokens = "" if change.tokens_change is None else f"{100 * change.tokens_change.mean:+.1f} %"
+    accuracies = (f"{100 * value:.1f} %" for value in (change.baseline_accuracy, change.accuracy))
+    return (
+        run,
+        change.check,
+        str(change.n),
+        *accuracies,
+        f"{_signed(change.accuracy_change)} {change.mark}",
+        tokens,
+        change.reason,
+    )
+
+
+def _signed(change: Interval) -> str:
+    mean, low, high = (f"{100 * value:+.1f}" for value in dataclasses.astuple(change))
+    return f"{mean} [{low}, {high}]"
+
+
+def _align(lines: Sequence[Sequence[str]], left: int) -> str:
+    """Columns of equal width, the first ones flush left, the others flush right; a rule below the header."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
+
+
+def _markdown(lines: Sequence[Sequence[str]], left: int) -> str:
+    rule = ("---",) * left + ("---:",) * (len(lines[0]) - left)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+
+
+def _write(
+    comparison: Comparison, summaries: dict[str, dict], points: dict[str, dict[tuple, _Point]], out: Path
+) -> None:
     rows = [dataclasses.asdict(row) for row in comparison.rows]
+    curves = [dataclasses.asdict(curve) for curve in comparison.curves]
     write_csv(out / "compare.csv", rows)
     with atomic_file(out / "table.md") as stream:
         stream.write(comparison.markdown())
-    draw_curve(summaries, out / "curve.png", title="Accuracy against thinking spent")
-    write_json(out / "compare.json", {"rows": rows, "legend": _LEGEND, "remarks": comparison.remarks})
+    lengths = {}
+    for label, own in points.items():
+        longest = max(own.values(), key=lambda point: point.generated_tokens.mean())
+        lengths[label] = (longest.samples[:, 1], longest.samples[:, 0].astype(bool))
+    for kind in ("png", "pdf"):
+        draw_curve(summaries, out / f"curve.{kind}", "Accuracy against thinking spent")
+        draw_lengths(lengths, out / f"lengths.{kind}", "Lengths, where responses are longest")
+        draw_budgets(summaries, out / f"budgets.{kind}", "Do budgets hold?")
+        draw_difficulty(summaries, out / f"difficulty.{kind}", "Where the tokens go")
+    off_target = {
+        run: [dataclasses.asdict(change) for change in changes] for run, changes in comparison.off_target.items()
+    }
+    found = {"rows": rows, "curves": curves, "off_target": off_target}
+    write_json(out / "compare.json", found | {"legend": _LEGEND, "remarks": comparison.remarks})

@@ -10,7 +10,6 @@ import platform
 import shutil
 import subprocess
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from efficient_reasoning import __version__
@@ -31,7 +30,8 @@ def environment() -> dict:
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "gpus": gpus,
-        "packages": {name: metadata.version(name) for name in _PACKAGES if find_spec(name)},
+        # By what is installed: a folder of such a name may lie in the working directory.
+        "packages": {name: one.version for name in _PACKAGES for one in metadata.distributions(name=name)},
     }
 
 

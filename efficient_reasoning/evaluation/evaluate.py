@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficient_reasoning.contamination import contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.environment import environment
+from efficient_reasoning.evaluation.off_target import load_suite, run_off_target
 from efficient_reasoning.evaluation.summary import summarise, write_summary
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.traces import sample_traces
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
+
+_SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 
 
 def evaluate(
@@ -74,5 +78,42 @@ def evaluate(
         config_path=config_path,
     )
     write_json(out / "environment.json", environment())
-    write_summary(out, summarise(read_jsonl(out / "samples.jsonl"), config))
+    summary = summarise(read_jsonl(out / "samples.jsonl"), config)
+    # How long the responses were that it learnt from, beside those that it gives.
+    summary["trained_tokens"] = reasoner.metadata.trained_tokens if reasoner.metadata else None
+    summary["contamination"] = contamination(reasoner.location, problems)
+    write_summary(out, summary)
     return out
+
+
+def evaluate_model(
+    model: str,
+    tasks: Sequence[str],
+    *,
+    num_problems: int = 500,
+    backend: str = "auto",
+    backend_options: Mapping | None = None,
+    off_target: Sequence[str] | None = None,
+    seed: int = 0,
+    out: str | Path,
+    **settings,
+) -> Path:
+    """`evaluate` from names: load the model and the test problems, and run the do-no-harm checks if they are wanted.
+
+    Args:
+        model, backend: as in `load_reasoner`, whose further options are `backend_options`.
+        tasks: as in `load_problems`, `num_problems` of each.
+        off_target: None leaves the checks out; a list runs the shipped ones and those in its files (`load_suite`).
+        seed, out: as in `evaluate`, whose other `settings` go on; those of sampling also to the checks.
+    """
+    from efficient_reasoning.inference import load_reasoner
+    from efficient_reasoning.problems import load_problems
+
+    problems = [problem for task in tasks for problem in load_problems(task, "test", num_problems, seed)]
+    suite = None if off_target is None else load_suite(off_target)
+    reasoner = load_reasoner(model, backend, **(backend_options or {}))
+    folder = evaluate(reasoner, problems, seed=seed, out=out, **settings)
+    if suite is not None:
+        sampling = {name: settings[name] for name in _SAMPLING if name in settings}
+        run_off_target(reasoner, suite, folder, seed=seed, **sampling)
+    return folder

@@ -17,7 +17,8 @@ Legend: N values, C clusters (problems), S seeds, K columns, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,6 +26,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+NO_LOSS = 0.01  # of accuracy: a lower bound that is no further below zero means no loss
 _CHUNK_WEIGHTS = 2_000_000
 
 
@@ -58,12 +60,39 @@ def bootstrap(
         seed: of the draws; the same seed gives the same draws for the same number of clusters.
         level: coverage of the interval.
     """
-    means, draws, num_clusters = _resample([values], clusters, seeds, resamples, seed)
-    interval = _percentiles(means[0], draws[:, 0], level)
-    if share and means[0] in (0.0, 1.0):
-        miss = _unseen_share(num_clusters, level)
-        return Interval(means[0], max(0.0, means[0] - miss), min(1.0, means[0] + miss))
-    return interval
+    shares = ("values",) if share else ()
+    return bootstrap_columns(
+        {"values": values}, clusters, seeds=seeds, shares=shares, resamples=resamples, seed=seed, level=level
+    )["values"]
+
+
+def bootstrap_columns(
+    columns: Mapping[str, Sequence[float]],
+    clusters: Sequence,
+    *,
+    seeds: Sequence | None = None,
+    shares: Collection[str] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Interval]:
+    """`bootstrap` of several columns of the same samples at once, which takes little longer than of one.
+
+    Args:
+        columns: (N,) each; not a number where a sample has no such value, which leaves it out of that mean.
+        shares: those of the columns that are shares.
+
+    Returns:
+        An interval a column, all three of it not a number where the whole column is.
+    """
+    means, draws, num_clusters = _resample(list(columns.values()), clusters, seeds, resamples, seed)
+    intervals = {}
+    for place, name in enumerate(columns):
+        intervals[name] = _percentiles(means[place], draws[:, place], level)
+        if name in shares and means[place] in (0.0, 1.0):
+            miss = _unseen_share(num_clusters, level)
+            intervals[name] = Interval(means[place], max(0.0, means[place] - miss), min(1.0, means[place] + miss))
+    return intervals
 
 
 def paired_bootstrap(
@@ -86,7 +115,7 @@ def paired_bootstrap(
     if not share:
         return interval
     # A bound of 0 on a side where nothing was seen to change proves no more than a unanimous share does.
-    change, miss = np.subtract(b, a), _unseen_share(num_clusters, level)
+    change, miss = np.subtract(b, a, dtype=float), _unseen_share(num_clusters, level)
     low = -miss if interval.low == 0 and not (change < 0).any() else interval.low
     high = miss if interval.high == 0 and not (change > 0).any() else interval.high
     return Interval(interval.mean, low, high)
@@ -110,6 +139,25 @@ def paired_ratio(
     return _percentiles(means[1] / means[0] - 1, draws[:, 1] / draws[:, 0] - 1, level)
 
 
+def mark_of(change: Interval) -> str:
+    """A paired change of accuracy in a sign: `+` better, `-` worse, `=` no loss, `?` too few problems to say."""
+    # Bounds are multiples of one problem and often lie on a limit: rounded, so that 1e-17 decides nothing.
+    low, high = round(100 * change.low, 9), round(100 * change.high, 9)
+    if low > 0:
+        return "+"
+    if high < 0:
+        return "-"
+    return "=" if low >= -100 * NO_LOSS else "?"
+
+
+def resampled_means(
+    columns: Sequence[Sequence[float]], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means (K,) of K columns, one number a problem, and those of their resamples (R, K)."""
+    means, draws, _ = _resample(columns, range(len(columns[0])), None, resamples, seed)
+    return np.array(means), draws
+
+
 def _resample(
     columns: Sequence[Sequence[float]], clusters: Sequence, seeds: Sequence | None, resamples: int, seed: int
 ) -> tuple[list[float], np.ndarray, int]:
@@ -121,9 +169,12 @@ def _resample(
     )
     if not len(values) == len(cluster) == len(column_of) > 0:
         raise ValueError(f"{len(values)} values, {len(cluster)} clusters and {len(column_of)} seeds do not pair up.")
-    shape = (len(cluster_names), len(seed_names), values.shape[1] + 1)
-    sums = np.zeros(shape)  # (C, S, K + 1), the last column counts
-    np.add.at(sums, (cluster, column_of), np.column_stack([values, np.ones(len(values))]))
+    is_there = ~np.isnan(values)
+    # Columns without gaps share one count.
+    counted = is_there if not is_there.all() else np.ones((len(values), 1))
+    shape = (len(cluster_names), len(seed_names), values.shape[1] + counted.shape[1])
+    sums = np.zeros(shape)  # (C, S, K + counts)
+    np.add.at(sums, (cluster, column_of), np.column_stack([np.where(is_there, values, 0.0), counted]))
 
     weights = _draw_weights(shape[0], resamples, seed)  # (R, C)
     seed_weights = _draw_weights(shape[1], resamples, seed + 1)  # (R, S), all ones when there is one seed
@@ -133,10 +184,14 @@ def _resample(
         part = slice(start, start + rows)
         per_seed = weights[part].astype(np.float64) @ sums.reshape(shape[0], -1)  # (rows, S * (K + 1))
         totals[part] = np.einsum("rs,rsk->rk", seed_weights[part], per_seed.reshape(-1, *shape[1:]))
-    return values.mean(axis=0).tolist(), totals[:, :-1] / totals[:, -1:], shape[0]
+    num_columns = values.shape[1]
+    with np.errstate(invalid="ignore"):  # a draw may miss all samples that have a value
+        draws = totals[:, :num_columns] / totals[:, num_columns:]
+        means = np.where(is_there, values, 0.0).sum(axis=0) / counted.sum(axis=0)
+    return means.tolist(), draws, shape[0]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=12)
 def _draw_weights(num_clusters: int, resamples: int, seed: int) -> np.ndarray:
     """How often each of C clusters is drawn in each of R draws of C with replacement: (R, C) of uint8.
 
@@ -156,7 +211,10 @@ def _draw_weights(num_clusters: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def _percentiles(mean: float, draws: np.ndarray, level: float) -> Interval:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    if math.isnan(mean):
+        return Interval(mean, mean, mean)
+    low, high = np.nanquantile(draws, ends) if np.isnan(draws).any() else np.quantile(draws, ends)
     return Interval(float(mean), float(low), float(high))
 
 

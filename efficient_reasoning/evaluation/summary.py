@@ -1,9 +1,12 @@
 """From samples to numbers: `samples.jsonl` in, `summary.json` and the curve out.
 
 1. One entry a point, a point being a strategy with a budget. Accuracy is avg@k: the share of correct samples.
-2. Every mean that a claim may rest on has an interval, clustered by problem; p50 and p95 stand beside the means of
+2. The headline is `generated_tokens`: all that was decoded or forced for a problem, probes and attempts that were
+   thrown away included. The end token of a response, which is part of no length, is left out, so that for a strategy
+   of one response it is the `total_tokens` of that response.
+3. Every mean that a claim may rest on has an interval, clustered by problem; p50 and p95 stand beside the means of
    lengths, because overthinking lives in the tail.
-3. All coefficients are in the file: sampling, seeds, and those of the bootstrap.
+4. All coefficients are in the file: sampling, seeds, and those of the bootstrap.
 """
 
 from __future__ import annotations
@@ -11,18 +14,23 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
-from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap
+from efficient_reasoning.evaluation.metrics import majority, pass_at_k
+from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_columns
 from efficient_reasoning.files import atomic_file, write_json
+from efficient_reasoning.overthinking import kept_share
 
-_LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens")
-_FLAGS = ("correct", "truncated", "forced_close", "empty_answer")
+_LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens", "generated_tokens")
+_EFFICIENCIES = ("outcome_efficiency", "underthinking")
+_FLAGS = ("correct", "truncated", "forced_close", "empty_answer", "loops")
 
 
 def summarise(samples: Iterable[dict], config: dict) -> dict:
@@ -38,20 +46,7 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
     """
     by_point: dict[tuple, list[dict]] = {}
     for sample in samples:
-        # Texts and ids stay on the disk; the numbers of a million samples fit into memory.
-        numbers = {key: sample[key] for key in ("id", "spend", *_LENGTHS, *_FLAGS)}
-        difficulty, family = sample.get("difficulty"), (sample.get("metadata") or {}).get("family")
-        # Thrown-away probes and EOS included; the response alone is `total_tokens`.
-        numbers["spent_tokens"] = sample["spend"]["decoded_tokens"] + sample["spend"]["forced_tokens"]
-        # The thinking was closed by force, and what should have been the answer went on until it was cut off.
-        numbers["kept_reasoning"] = sample["forced_close"] and sample["truncated"]
-        numbers["within_budget"] = (
-            sample["budget_tokens"] is None or numbers["spent_tokens"] <= sample["budget_tokens"]
-        )
-        # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
-        numbers["difficulty"] = difficulty if type(difficulty) in (int, float) else None
-        numbers["task"] = family if isinstance(family, str) else sample["task"]
-        by_point.setdefault((sample["strategy"], sample["budget_tokens"]), []).append(numbers)
+        by_point.setdefault((sample["strategy"], sample["budget_tokens"]), []).append(_numbers(sample))
     points = [(strategy, budget) for strategy in config["strategies"] for budget in config["budgets"]]
     return {
         "config": config,
@@ -66,59 +61,129 @@ def summarise(samples: Iterable[dict], config: dict) -> dict:
     }
 
 
-def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dict:
-    quantiles = {
-        name: dict(
-            zip(("p50", "p95"), np.quantile([sample[name] for sample in samples], [0.5, 0.95]).tolist(), strict=True)
-        )
-        for name in _LENGTHS
+def generated_tokens(sample: Mapping) -> int:
+    """All tokens of a sample's problem but the end token of its response."""
+    spend = sample["spend"]
+    return spend["decoded_tokens"] + spend["forced_tokens"] - (not sample["truncated"])
+
+
+def _numbers(sample: dict) -> dict:
+    """What counts of a sample; texts and ids stay on the disk, so that a million of them fit into memory."""
+    spend, budget_tokens = sample["spend"], sample["budget_tokens"]
+    spent_tokens = spend["decoded_tokens"] + spend["forced_tokens"]
+    metadata = sample.get("metadata") or {}
+    difficulty, family = sample.get("difficulty"), metadata.get("family")
+    return {
+        "id": sample["id"],
+        **{name: sample[name] for name in (*_LENGTHS[:3], *_FLAGS)},
+        "generated_tokens": generated_tokens(sample),
+        "spent_tokens": spent_tokens,
+        "flops": spend["flops"],
+        "seconds": spend["seconds"],
+        "decoded_tokens": spend["decoded_tokens"],
+        "masked_tokens": spend["masked_tokens"],
+        "peak_memory_bytes": spend["peak_memory_bytes"],
+        # The thinking was closed by force, and what should have been the answer went on until it was cut off.
+        "kept_reasoning": sample["forced_close"] and sample["truncated"],
+        "overshoot_tokens": 0 if budget_tokens is None else max(0, spent_tokens - budget_tokens),
+        "answer": extract_answer(sample["task"], sample["final_answer"]),
+        "outcome_efficiency": kept_share(sample) if sample["correct"] else math.nan,
+        "underthinking": math.nan if sample["correct"] else 1 - kept_share(sample),
+        # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
+        "difficulty": difficulty if type(difficulty) in (int, float) else None,
+        "task": family if isinstance(family, str) else sample["task"],
     }
+
+
+def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dict:
+    problems = [sample["id"] for sample in samples]
+    names = ("correct", *_LENGTHS, "spent_tokens", "flops", "loops", *_EFFICIENCIES)
+    columns = {name: [sample[name] for sample in samples] for name in names}
+    intervals = {
+        name: dataclasses.asdict(interval)
+        for name, interval in bootstrap_columns(columns, problems, shares=("correct", "loops")).items()
+    }
+    for name in _LENGTHS:
+        intervals[name] |= _quantiles(columns[name])
+    seconds = [sample["seconds"] for sample in samples]
+    overshoot = [sample["overshoot_tokens"] for sample in samples]
     return {
         "strategy": strategy,
         "budget_tokens": budget_tokens,
         "n": len(samples),
-        "n_problems": len({sample["id"] for sample in samples}),
-        "accuracy": _interval(samples, "correct", share=True),
-        **{name: _interval(samples, name) | quantiles[name] for name in _LENGTHS},
-        "spent_tokens": _interval(samples, "spent_tokens"),
+        "n_problems": len(set(problems)),
+        "accuracy": intervals["correct"],
+        **_votes(samples),
+        **{name: intervals[name] for name in (*_LENGTHS, "spent_tokens")},
+        "flops": intervals["flops"],
+        # A problem's share of its batch: what a thousand of them cost, not how long one waits.
+        "seconds_per_problem": {"mean": float(np.mean(seconds)), **_quantiles(seconds)},
+        "peak_memory_bytes": max(sample["peak_memory_bytes"] for sample in samples),
+        # None where no response is correct, or none is wrong.
+        **{name: intervals[name] if intervals[name]["mean"] >= 0 else None for name in _EFFICIENCIES},
+        "loop_share": intervals["loops"],
         "truncated_share": _mean(sample["truncated"] for sample in samples),
         "forced_close_share": _mean(sample["forced_close"] for sample in samples),
         "kept_reasoning_share": _mean(sample["kept_reasoning"] for sample in samples),
         "empty_answer_share": _mean(sample["empty_answer"] for sample in samples),
-        "within_budget_share": _mean(sample["within_budget"] for sample in samples),
-        "decoded_tokens": sum(sample["spend"]["decoded_tokens"] for sample in samples),
-        "masked_tokens": sum(sample["spend"]["masked_tokens"] for sample in samples),
-        "seconds": sum(sample["spend"]["seconds"] for sample in samples),
-        "by_task": _groups(samples, "task", [sample["task"] for sample in samples]),
-        "by_difficulty": _groups(samples, "difficulty", [sample["difficulty"] for sample in samples]),
+        "within_budget_share": _mean(tokens == 0 for tokens in overshoot),
+        "overshoot_tokens": {"mean": float(np.mean(overshoot)), "max": max(overshoot)},
+        "decoded_tokens": sum(sample["decoded_tokens"] for sample in samples),
+        "masked_tokens": sum(sample["masked_tokens"] for sample in samples),
+        "seconds": sum(seconds),
+        "by_task": _groups(samples, "task"),
+        "by_difficulty": _groups(samples, "difficulty"),
     }
 
 
-def _interval(samples: list[dict], name: str, share: bool = False) -> dict:
-    problems = [sample["id"] for sample in samples]
-    return dataclasses.asdict(bootstrap([sample[name] for sample in samples], problems, share=share))
+def _votes(samples: list[dict]) -> dict:
+    """pass@k for k = 2, 4, ... and all samples of a problem, and what their majority says; nothing of one sample."""
+    by_problem: dict[str, list[dict]] = {}
+    for sample in samples:
+        by_problem.setdefault(sample["id"], []).append(sample)
+    most = min(map(len, by_problem.values()))
+    if most == 1:
+        return {}
+    counts = [(len(own), sum(one["correct"] for one in own)) for own in by_problem.values()]
+    columns = {
+        f"pass_at_{k}": [pass_at_k(n, correct, k) for n, correct in counts]
+        for k in sorted({*(2**power for power in range(1, most.bit_length())), most})
+    }
+    columns["majority"] = [
+        majority([one["answer"] for one in own], [one["correct"] for one in own]) for own in by_problem.values()
+    ]
+    intervals = bootstrap_columns(columns, list(by_problem), shares=columns)
+    return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
+
+
+def _quantiles(values: Sequence[float]) -> dict:
+    return dict(zip(("p50", "p95"), np.quantile(values, [0.5, 0.95]).tolist(), strict=True))
 
 
 def _mean(values: Iterable[bool]) -> float:
     return float(np.mean(list(values)))
 
 
-def _groups(samples: list[dict], name: str, keys: list) -> list[dict]:
-    """Accuracy and total tokens of the samples of each key; samples without one belong to no group."""
+def _groups(samples: list[dict], name: str) -> list[dict]:
+    """Accuracy and tokens of the samples of each task or difficulty; samples without one belong to no group."""
     groups: dict = {}
-    for sample, key in zip(samples, keys, strict=True):
-        if key is not None:
-            groups.setdefault(key, []).append(sample)
-    return [
-        {
-            name: key,
-            "n": len(groups[key]),
-            "n_problems": len({sample["id"] for sample in groups[key]}),
-            "accuracy": _interval(groups[key], "correct", share=True),
-            "total_tokens": _interval(groups[key], "total_tokens"),
-        }
-        for key in sorted(groups)
-    ]
+    for sample in samples:
+        if sample[name] is not None:
+            groups.setdefault(sample[name], []).append(sample)
+    return [{name: key, **_group(groups[key])} for key in sorted(groups)]
+
+
+def _group(samples: list[dict]) -> dict:
+    columns = {key: [sample[key] for sample in samples] for key in ("correct", "total_tokens", "generated_tokens")}
+    problems = [sample["id"] for sample in samples]
+    intervals = bootstrap_columns(columns, problems, shares=("correct",))
+    accuracy, *lengths = (dataclasses.asdict(interval) for interval in intervals.values())
+    return {
+        "n": len(samples),
+        "n_problems": len(set(problems)),
+        "accuracy": accuracy,
+        **dict(zip(("total_tokens", "generated_tokens"), lengths, strict=True)),
+    }
 
 
 def write_summary(folder: Path, summary: dict) -> None:

@@ -58,7 +58,8 @@ class Reasoner:
         tokenizer: of the checkpoint.
         thinking: its think delimiters.
         metadata: its reasoning.json; None for models of another making.
-        name: what it was loaded as.
+        name: what it was loaded as, without the folders around it.
+        location: its folder or Hub id.
         weights: fingerprint of a local folder's weights; None for a model of the Hub.
         context_tokens: positions that the model knows; None where its config does not say.
         backend: what decodes.
@@ -69,6 +70,7 @@ class Reasoner:
     thinking: ThinkingFormat
     metadata: ReasoningMetadata | None
     name: str
+    location: str
     weights: str | None
     context_tokens: int | None
     backend: str
@@ -123,6 +125,7 @@ def load_reasoner(
         thinking,
         ReasoningMetadata.load(folder),
         Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id,
+        folder,
         weights_fingerprint(folder),
         context_tokens,
         backend,

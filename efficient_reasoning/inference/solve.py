@@ -7,6 +7,7 @@ result.answer, result.thinking, result.spend.tokens
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,11 @@ class Solution:
 
 
 def solve(
-    reasoner: Reasoner, question: str, strategy: str = "budget-forcing", budget_tokens: int | None = None, **options
+    reasoner: Reasoner,
+    question: str | Sequence[dict],
+    strategy: str = "budget-forcing",
+    budget_tokens: int | None = None,
+    **options,
 ) -> Solution:
     """Solve one question; `options` are those of `solve_many`, with `seed` in place of `seeds`."""
     seed = options.pop("seed", 0)
@@ -67,7 +72,7 @@ def solve(
 
 def solve_many(
     reasoner: Reasoner,
-    questions: Sequence[str],
+    questions: Sequence[str | Sequence[dict]],
     strategy: str = "budget-forcing",
     budget_tokens: int | None = None,
     *,
@@ -83,7 +88,7 @@ def solve_many(
 
     Args:
         reasoner: from `load_reasoner`.
-        questions: texts; the prompt is rendered as in training.
+        questions: texts, or conversations that end with a question; the prompt is rendered as in training.
         strategy: a name that `get_strategy` knows.
         budget_tokens: most tokens to decode or force a question; None for no budget.
         seeds: one a question.
@@ -107,7 +112,7 @@ def solve_many(
 
 def check_request(
     reasoner: Reasoner,
-    question: str,
+    question: str | Sequence[dict],
     strategy: str,
     budget_tokens: int | None,
     max_new_tokens: int,
@@ -126,7 +131,7 @@ def _plan(reasoner: Reasoner, name: str, parameters: dict) -> Strategy:
 
 def _assign(
     reasoner: Reasoner,
-    questions: Sequence[str],
+    questions: Sequence[str | Sequence[dict]],
     budget_tokens: int | None,
     max_new_tokens: int,
     sampling: Sampling,
@@ -136,13 +141,17 @@ def _assign(
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
+    histories = [[] if isinstance(question, str) else question[:-1] for question in questions]
+    questions = [question if isinstance(question, str) else question[-1]["content"] for question in questions]
     if not all(question.strip() for question in questions):
         raise BadInput("A question is empty; write one.")
 
-    def render(question: str) -> list[int]:
-        return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question))
+    def render(history: Sequence[dict], question: str) -> list[int]:
+        messages = [*history, {"role": "user", "content": question}]
+        return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, messages))
 
-    prompts = [render(question) for question in questions]
+    renders = [functools.partial(render, history) for history in histories]
+    prompts = [render(question) for render, question in zip(renders, questions, strict=True)]
     for prompt_ids, question in zip(prompts, questions, strict=True):
         if reasoner.context_tokens is not None and len(prompt_ids) >= reasoner.context_tokens:
             raise BadInput(
@@ -151,7 +160,7 @@ def _assign(
             )
     return [
         Assignment(prompt_ids, reasoner.thinking, budget_tokens, max_new_tokens, sampling, seed, question, render)
-        for prompt_ids, seed, question in zip(prompts, seeds, questions, strict=True)
+        for prompt_ids, seed, question, render in zip(prompts, seeds, questions, renders, strict=True)
     ]
 
 

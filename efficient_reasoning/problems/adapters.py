@@ -10,6 +10,8 @@
        file:gsm8k/test.jsonl                               question; the answer is what follows ####
        file:svamp/test.jsonl                               Body and Question, joined to one question; Answer
        file:rows.jsonl?question=stem,ask&answer=key&task=math
+       file:rows.jsonl?unanswered=skip                     without the rows that have no gold answer
+       file:gsm8k_aug/valid.txt                            a line is question||reasoning #### answer
        hub:openai/gsm8k?config=main                        also a local folder of JSONL or Parquet files
 
 4. Without a `task` (in the mapping or in the rows) the gold answers tell it: math for all when one of the first
@@ -183,12 +185,12 @@ def serve_gym(name: str, first_seed: int) -> None:
 
 
 def from_file(name: str, *, split: str = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
-    """Read the first problems of a JSONL file, or of a .json file that holds one list.
+    """Read the first problems of a JSONL file, of a .json file that holds one list, or of a .txt file as above.
 
     A row with the columns of a Problem stays as it is; of other rows the remaining columns become the metadata.
 
     Args:
-        name: `PATH` or `PATH?question=COLUMN,...&answer=COLUMN&task=TASK`.
+        name: `PATH` or `PATH?question=COLUMN,...&answer=COLUMN&task=TASK&unanswered=skip`.
         split, seed: of no meaning here.
         num_problems: how many at most.
 
@@ -196,16 +198,16 @@ def from_file(name: str, *, split: str = "test", num_problems: int = 500, seed: 
         BadInput: a missing or malformed file, a row without its question or gold answer (its line is named), an
             unknown task or mapping.
     """
-    location, mapping = _parse_mapping(f"file:{name}", ("question", "answer", "task"))
+    location, mapping = _parse_mapping(f"file:{name}", ("question", "answer", "task", "unanswered"))
     path = Path(location).expanduser()
-    return _problems(_file_rows(path), mapping, path.stem, num_problems)
+    return _problems(_answered(_file_rows(path), mapping), mapping, path.stem, num_problems)
 
 
 def from_hub(name: str, *, split: str = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
     """Stream the first problems of a data set of the Hub, or of a local folder of data files.
 
     Args:
-        name: `ID` or `ID?config=NAME&question=COLUMN,...&answer=COLUMN&task=TASK`.
+        name: `ID` or `ID?config=NAME&question=COLUMN,...&answer=COLUMN&task=TASK&unanswered=skip`.
         split: the data set's own name for it.
         num_problems: how many at most.
         seed: of no meaning here.
@@ -215,14 +217,14 @@ def from_hub(name: str, *, split: str = "test", num_problems: int = 500, seed: i
     """
     import datasets
 
-    location, mapping = _parse_mapping(f"hub:{name}", ("question", "answer", "task", "config"))
+    location, mapping = _parse_mapping(f"hub:{name}", ("question", "answer", "task", "unanswered", "config"))
     try:
         rows = datasets.load_dataset(location, mapping.get("config"), split=split, streaming=True)
-        rows = list(itertools.islice(rows, max(num_problems, _TASK_SAMPLE)))
+        rows = list(itertools.islice(_answered(enumerate(rows), mapping), max(num_problems, _TASK_SAMPLE)))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(f"hub:{location}: cannot read its split {split!r} ({reason}); check name and split.") from None
-    numbered = ((f"hub:{location}, row {number}", row) for number, row in enumerate(rows))
+    numbered = ((f"hub:{location}, row {number}", row) for number, row in rows)
     return _problems(numbered, mapping, Path(location).name, num_problems)
 
 
@@ -235,16 +237,21 @@ def _parse_mapping(name: str, known: tuple[str, ...]) -> tuple[str, dict[str, st
     for key in mapping:
         if key not in known:
             raise BadInput(f"{name}: unknown key {key!r} behind the question mark{near(key, known)}")
+    if mapping.get("unanswered", "skip") != "skip":
+        raise BadInput(f"{name}: unanswered is {mapping['unanswered']!r}; it can only be skip.")
     return path.partition(":")[2], mapping
 
 
 def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
     """Each row of a file after its place in words."""
-    if path.suffix != ".json":
+    if path.suffix not in (".json", ".txt"):
         yield from ((f"{path}, line {number}", row) for number, row in read_numbered_jsonl(path))
         return
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path.")
+    if path.suffix == ".txt":
+        yield from _text_rows(path)
+        return
     try:
         rows = json.loads(path.read_bytes())
     except ValueError as error:
@@ -252,6 +259,32 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path}: expected one list of objects; name it .jsonl if it has one object a line.")
     yield from ((f"{path}, item {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _text_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    """The lines of a file as implicit chain-of-thought training has them (arXiv 2405.14838)."""
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error}); convert it.") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        question, _, solution = line.partition("||")
+        reasoning, _, answer = solution.rpartition("####")
+        place, row = f"{path}, line {number}", {"question": question, "reasoning": reasoning, "answer": answer}
+        row = {name: text.strip() for name, text in row.items()}
+        if not row["question"] or not row["answer"] or "####" not in solution:
+            raise BadInput(f"{place}: expected question||reasoning #### answer; write it so, or name it .jsonl.")
+        yield place, row
+
+
+def _answered(rows: Iterable[tuple], mapping: Mapping[str, str]) -> Iterator[tuple]:
+    """The rows, after their places, that have a gold answer; all of them unless the mapping wants to skip others."""
+    for place, row in rows:
+        answers = [row[column] for column in _columns(row, "answer", mapping)] or [None]
+        if "unanswered" not in mapping or all(str(answer).strip() and answer is not None for answer in answers):
+            yield place, row
 
 
 def _problems(
@@ -266,6 +299,20 @@ def _problems(
     ]
 
 
+def from_rows(rows: Iterable[tuple[str, dict]], mapping: Mapping[str, str], source: str) -> list[dict]:
+    """Rows from anywhere as problems, one each.
+
+    Args:
+        rows: after its place in words, for messages.
+        mapping: of the columns, such as {"answer": "key"}; and a "task" for all rows.
+        source: what rows without an id are called after.
+
+    Raises:
+        BadInput: as `from_file`.
+    """
+    return _problems(rows, mapping, source, sys.maxsize)
+
+
 def _problem(place: str, row: Mapping, mapping: Mapping[str, str], default_id: str, is_math: bool) -> dict:
     used = {key: _columns(row, key, mapping) for key in _ALIASES}
     used |= {"id": _present(row, _IDS)[:1], "difficulty": _present(row, _DIFFICULTIES)[:1], "task": ["task"]}
@@ -274,6 +321,8 @@ def _problem(place: str, row: Mapping, mapping: Mapping[str, str], default_id: s
     question = _text(place, row, "question", used["question"])
     if task in _WITHOUT_GOLD or str(task).startswith("gym:"):
         answer = str(row[used["answer"][0]] or "") if used["answer"] else ""
+    elif task == "json" and used["answer"] and isinstance(row[used["answer"][0]], Mapping):
+        answer = json.dumps(row[used["answer"][0]])
     else:
         answer = _gold(_text(place, row, "answer", used["answer"]))
         task = task or ("math" if is_math else "numeric" if NUMBER.fullmatch(answer.strip("$% ")) else "exact")

@@ -40,7 +40,9 @@ class FakeReasoner(SimpleNamespace):
     """`skill` is the share of correct answers without a budget; `thinking_tokens` the mean length of its thoughts."""
 
     def __init__(self, name: str = "fake", skill: float = 0.9, thinking_tokens: int = 60):
-        super().__init__(name=name, metadata=None, weights="0123abcd", context_tokens=None, calls=[], backend="fake")
+        super().__init__(
+            name=name, location=name, metadata=None, weights="0123abcd", context_tokens=None, calls=[], backend="fake"
+        )
         self.engine = SimpleNamespace(capabilities=frozenset())
         self.skill, self.thinking_tokens = skill, thinking_tokens
         self.thinking = thinking_format()

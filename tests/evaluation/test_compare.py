@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
-from efficient_reasoning.evaluation.compare import _mark
+from efficient_reasoning.evaluation.statistics import mark_of
 from efficient_reasoning.evaluation.summary import read_summary
-from efficient_reasoning.files import read_jsonl
+from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import Ledger
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -78,12 +81,12 @@ def test_marks_say_better_worse_or_no_loss(runs):
     ],
 )
 def test_the_limits_of_the_marks(low, high, mark):
-    assert _mark(Interval(0.0, low, high)) == mark
+    assert mark_of(Interval(0.0, low, high)) == mark
 
 
 def test_the_removable_share_measures_against_the_floor(runs):
     rows = rows_of(compare([runs["base"], runs["concise"]]))
-    base, ours = (rows[name, None].total_tokens.mean for name in ("base", "concise"))
+    base, ours = (rows[name, None].generated_tokens.mean for name in ("base", "concise"))
     floor = np.mean([10 + i % 3 for i in range(40)])
     assert rows["concise", None].removable_share == pytest.approx((base - ours) / (base - floor))
 
@@ -99,9 +102,10 @@ def test_tokens_that_were_thrown_away_are_not_hidden(problems, fake_reasoner, tm
     runs = [evaluate(kind(name), problems, out=tmp_path / name) for name, kind in kinds.items()]
     summary = read_summary(runs[1])["points"][0]
     assert summary["spent_tokens"]["mean"] == pytest.approx(summary["total_tokens"]["mean"] + 31)
-    [remark] = compare(runs).remarks
-    spent = f"{summary['spent_tokens']['mean']:.1f}"
-    assert remark.startswith(f"Note: probing, budget-forcing, unlimited: {spent} tokens were spent a problem")
+    plain, probing = compare(runs).rows
+    assert plain.generated_tokens.mean == pytest.approx(summary["total_tokens"]["mean"])
+    assert probing.generated_tokens.mean == pytest.approx(plain.generated_tokens.mean + 30)
+    assert probing.tokens_change.mean == pytest.approx(30 / plain.generated_tokens.mean)
 
 
 def test_without_floors_there_is_no_removable_share(problems, fake_reasoner, tmp_path):
@@ -114,8 +118,10 @@ def test_runs_with_different_numbers_of_samples_pair_by_problem(problems, fake_r
     fewer = evaluate(fake_reasoner("base", 0.9, 60), problems, samples_per_problem=2, out=tmp_path / "fewer")
     comparison = compare([runs["base"], fewer])
     row = rows_of(comparison)["fewer", None]
-    assert row.tokens_change.mean == pytest.approx(row.total_tokens.mean / comparison.rows[0].total_tokens.mean - 1)
-    assert comparison.remarks == ["Note: the runs differ in samples_per_problem (4, 2)."]
+    assert row.tokens_change.mean == pytest.approx(
+        row.generated_tokens.mean / comparison.rows[0].generated_tokens.mean - 1
+    )
+    assert comparison.remarks[0] == "Note: the runs differ in samples_per_problem (4, 2)."
 
 
 def test_a_point_the_baseline_lacks_is_shown_without_a_change(problems, fake_reasoner, runs, tmp_path):
@@ -159,12 +165,12 @@ def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_re
 
 def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     comparison = compare(list(runs.values()), out=tmp_path / "out")
+    pictures = {f"{name}.{kind}" for name in ("curve", "lengths", "budgets", "difficulty") for kind in ("png", "pdf")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "compare.json",
         "compare.csv",
         "table.md",
-        "curve.png",
-    }
+    } | pictures
     lines = comparison.table().splitlines()
     assert lines[0].split()[:3] == ["run", "strategy", "budget"]
     assert len({line.index("budget-forcing") for line in lines[2:8]}) == 1
@@ -172,9 +178,98 @@ def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     concise = next(line for line in lines if line.startswith("concise") and "32 tokens" in line)
     assert f"{100 * row.accuracy_change.mean:+.1f} [" in concise and concise.split("]")[1].split()[0] != ""
     markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
-    assert {line.count("|") for line in markdown[:8]} == {9}
+    assert {line.count("|") for line in markdown[:8]} == {11}
     saved = json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]
     assert [entry["accuracy"]["mean"] for entry in saved] == [entry.accuracy.mean for entry in comparison.rows]
     with open(tmp_path / "out" / "compare.csv", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert table[0]["accuracy_change"] == "" and float(table[-1]["accuracy_change"]) < 0
+
+
+def test_a_dominated_point_names_the_one_that_beats_it(runs):
+    rows = rows_of(compare(list(runs.values())))
+    assert rows["concise", None].dominated_by is None
+    assert (
+        rows["careless", None].dominated_by == "concise, budget-forcing, unlimited"
+    )  # of the same length, and better
+    [alone] = [row for row in compare([runs["base"]]).rows if row.budget_tokens is None]
+    assert alone.dominated_by is None
+
+
+def test_the_efficiency_score_of_a_row_is_that_of_its_means(runs):
+    rows = rows_of(compare([runs["base"], runs["careless"]]))
+    base, row = rows["base", None], rows["careless", None]
+    saved = 1 - row.generated_tokens.mean / base.generated_tokens.mean
+    lost = 1 - row.accuracy.mean / base.accuracy.mean
+    assert lost > 0.5
+    assert row.aes == pytest.approx(saved - 5 * lost)
+    assert row.aes_as_published == pytest.approx(saved + 5 * lost)
+    assert base.aes is None
+
+
+def test_whole_runs_are_compared_by_their_fronts(runs):
+    comparison = compare(list(runs.values()))
+    base, concise, careless = comparison.curves
+    assert (base.run, base.area_change, base.tokens_change) == ("base", None, None)
+    # Short responses under the smallest budget already: nothing is gained by more, and nothing lost by less.
+    assert concise.area.low <= concise.area.mean <= concise.area.high
+    assert concise.area_change.low > 0.1 and careless.area_change.high < 0.1
+    assert concise.tokens_change < -0.4 and concise.tokens.high < base.tokens.low
+    assert (careless.tokens, careless.tokens_change) == (None, None)
+    assert "never" in next(line for line in comparison.table().splitlines()[8:] if line.startswith("careless"))
+    assert "tokens at no loss" in comparison.table() and "area" in comparison.markdown()
+    assert compare([runs["base"]]).curves == []
+
+
+def test_what_was_trained_stands_beside_what_is_generated(problems, fake_reasoner, tmp_path):
+    trained = fake_reasoner("trained", thinking_tokens=30)
+    trained.metadata = SimpleNamespace(trained_tokens=25.0)
+    folders = [evaluate(one, problems, out=tmp_path / one.name) for one in (fake_reasoner("base"), trained)]
+    remark = compare(folders).remarks[0]
+    assert re.fullmatch(
+        r"trained was trained on responses of 25.0 tokens; without a budget it generates 3\d.\d \(budget-forcing\).",
+        remark,
+    )
+
+
+def test_problems_that_were_trained_on_are_named(problems, fake_reasoner, tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    training_problems([{"question": f" compute {i} + {i} "} for i in (3, 7)]).save(checkpoint)
+    trained = fake_reasoner("trained")
+    trained.location = str(checkpoint)
+    folders = [evaluate(one, problems, out=tmp_path / one.name) for one in (fake_reasoner("base"), trained)]
+    assert compare(folders).remarks[0] == "Note: trained was trained on 2 of these 40 problems, such as sum-3."
+    known = [read_summary(folder)["contamination"] for folder in folders]
+    assert [one["checked"] for one in known] == [False, True]
+
+
+def test_what_was_not_checked_off_target_is_said(runs):
+    comparison = compare([runs["base"], runs["concise"], runs["careless"]])
+    assert comparison.remarks == [
+        "Off target: not checked (concise, careless); `evaluate --off-target` on baseline and run does it."
+    ]
+    assert "off target" not in comparison.table()  # no empty table
+
+
+def test_what_was_checked_off_target_is_compared(runs):
+    for name, right in (("base", 24), ("concise", 6)):
+        folder = runs[name] / "off_target"
+        folder.mkdir()
+        rows = [{"id": str(i), "correct": i < right, "total_tokens": 10} for i in range(24)]
+        write_jsonl(folder / "tool_calls.jsonl", rows)
+        checks = {"tool_calls": {"problems_fingerprint": "same"}, "languages": {"not_checked": "no such language"}}
+        (runs[name] / "off_target.json").write_text(json.dumps({"sampling": {}, "checks": checks}))
+    comparison = compare([runs["base"], runs["concise"]])
+    change = next(one for one in comparison.off_target["concise"] if one.check == "tool_calls")
+    assert (change.mark, change.accuracy_change.mean) == ("-", -0.75)
+    lines = comparison.table().splitlines()
+    assert next(line for line in lines if "tool_calls" in line).split()[:5] == [
+        "concise",
+        "tool_calls",
+        "24",
+        "100.0",
+        "%",
+    ]
+    assert "no such language" in next(line for line in lines if "languages" in line)
+    assert not any(remark.startswith("Off target") for remark in comparison.remarks)

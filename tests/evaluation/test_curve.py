@@ -20,7 +20,7 @@ def summary(*points: tuple[int | None, float, float], strategy: str = "budget-fo
                 "n": 500,
                 "n_problems": 500,
                 "accuracy": {"mean": accuracy, "low": accuracy - 0.02, "high": accuracy},
-                "total_tokens": {"mean": tokens, "low": 0.98 * tokens, "high": 1.02 * tokens},
+                "generated_tokens": {"mean": tokens, "low": 0.98 * tokens, "high": 1.02 * tokens},
             }
             for budget, accuracy, tokens in points
         ],
@@ -49,15 +49,18 @@ def test_the_legend_names_runs_and_both_kinds_of_points(monkeypatch, tmp_path):
     axes = drawn(monkeypatch, tmp_path, runs)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["base", "ours", "with a budget", "unlimited"]
-    markers = [line.get_marker() for line in axes.get_lines() if len(line.get_xdata())]
-    assert markers.count("D") == 2 and markers.count("o") == 2
+    points = [line for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() == "o"]
+    assert sorted(line.get_markerfacecolor() for line in points) == ["#000000", "#D55E00", "white", "white"]
 
 
 def test_strategies_of_one_run_are_told_apart(monkeypatch, tmp_path):
     run = summary((None, 0.9, 100.0))
     run["points"] += summary((None, 0.8, 40.0), strategy="no-thinking")["points"]
     labels = [text.get_text() for text in drawn(monkeypatch, tmp_path, {"base": run}).get_legend().get_texts()]
-    assert labels[:2] == ["base, budget-forcing", "base, no-thinking"]
+    assert labels[:2] == ["budget-forcing", "no-thinking"]
+    both = drawn(monkeypatch, tmp_path, {"base": run, "ours": run}).get_legend()
+    assert [text.get_text() for text in both.get_texts()][:2] == ["base, budget-forcing", "base, no-thinking"]
+    assert both.get_bbox_to_anchor() is not None
 
 
 @pytest.mark.parametrize(("longest", "scale"), [(200.0, "linear"), (9000.0, "log")])
@@ -76,7 +79,7 @@ def test_drawing_needs_neither_pyplot_nor_a_display(tmp_path):
     program = (
         "import sys; from efficient_reasoning.evaluation import draw_curve\n"
         "point = {'strategy': 's', 'budget_tokens': None, 'n': 1, 'n_problems': 1,"
-        " 'accuracy': {'mean': .5, 'low': .4, 'high': .6}, 'total_tokens': {'mean': 5, 'low': 4, 'high': 6}}\n"
+        " 'accuracy': {'mean': .5, 'low': .4, 'high': .6}, 'generated_tokens': {'mean': 5, 'low': 4, 'high': 6}}\n"
         "draw_curve({'a': {'points': [point], 'statistics': {'level': .95, 'clustered_by': 'problem'}}},"
         f" {str(tmp_path / 'c.png')!r}, 'a')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

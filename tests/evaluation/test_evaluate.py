@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 import yaml
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.evaluation import evaluate
+from efficient_reasoning.evaluation import evaluate, evaluate_model
 from efficient_reasoning.evaluation.summary import summarise
-from efficient_reasoning.files import read_jsonl
+from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.traces import sample_seed
 
 FILES = {"samples.jsonl", "summary.json", "curve.csv", "curve.png", "config.yaml", "environment.json"}
@@ -261,3 +262,59 @@ def test_the_function_wins_over_the_module_of_the_same_name():
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules), 'heavy imports'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_model_is_evaluated_by_its_name_and_off_target(tmp_path):
+    """Twenty short problems, and the shipped checks of half a minute."""
+    own = tmp_path / "own.jsonl"
+    write_jsonl(own, [{"question": "Compute 3 + 4.", "answer": "7"}])
+    run = evaluate_model(
+        "overthinker",
+        ["sums", "heads_and_legs"],
+        num_problems=10,
+        strategies=["no-thinking"],
+        off_target=[str(own)],
+        seed=2,
+        max_new_tokens=16,
+        out=tmp_path / "run",
+    )
+    summary = json.loads((run / "summary.json").read_text())
+    assert [group["task"] for group in summary["points"][0]["by_task"]] == ["heads_and_legs", "sums"]
+    assert summary["contamination"]["problems"] == 20
+    checks = json.loads((run / "off_target.json").read_text())
+    assert (checks["sampling"]["seed"], checks["sampling"]["max_new_tokens"]) == (2, 16)
+    assert set(checks["checks"]) > {"own", "languages"}
+
+
+def test_several_samples_are_voted_on(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(skill=0.6), problems, samples_per_problem=3, out=tmp_path / "run")
+    [point] = json.loads((run / "summary.json").read_text())["points"]
+    verdicts = {}
+    for row in read_samples(run):
+        verdicts.setdefault(row["id"], []).append(row["correct"])
+    assert point["pass_at_3"]["mean"] == pytest.approx(np.mean([any(own) for own in verdicts.values()]))
+    pairs = [np.mean([a or b for a, b in itertools.combinations(own, 2)]) for own in verdicts.values()]
+    assert point["pass_at_2"]["mean"] == pytest.approx(np.mean(pairs))
+    # Wrong answers are all alike here, so the vote is on right or wrong; an empty answer does not vote.
+    assert abs(point["majority"]["mean"] - np.mean([sum(own) > 1 for own in verdicts.values()])) < 0.1
+    single = evaluate(fake_reasoner(), problems, out=tmp_path / "single")
+    assert "majority" not in json.loads((single / "summary.json").read_text())["points"][0]
+
+
+def test_what_a_response_does_behind_its_answer(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(skill=0.5), problems, budgets=(32,), out=tmp_path / "run")
+    rows = read_samples(run)
+    for row in rows:
+        row["first_correct_tokens"] = 8 if int(row["id"].partition("-")[2]) % 2 else None
+        row["spend"]["decoded_tokens"] = 40
+    [point] = summarise(rows, {"strategies": ["budget-forcing"], "budgets": [32]})["points"]
+    shares = {True: [], False: []}
+    for row in rows:
+        shares[row["correct"]].append(8 / row["total_tokens"] if row["first_correct_tokens"] else 1.0)
+    assert point["outcome_efficiency"]["mean"] == pytest.approx(np.mean(shares[True]))
+    assert point["underthinking"]["mean"] == pytest.approx(np.mean([1 - share for share in shares[False]]))
+    assert point["overshoot_tokens"] == {"mean": 8.0, "max": 8}
+    assert point["within_budget_share"] == 0
+    right = [row for row in rows if row["correct"]]
+    [point] = summarise(right, {"strategies": ["budget-forcing"], "budgets": [32]})["points"]
+    assert point["underthinking"] is None

@@ -8,7 +8,13 @@ import time
 import numpy as np
 import pytest
 
-from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
+from efficient_reasoning.evaluation.statistics import (
+    Interval,
+    bootstrap,
+    bootstrap_columns,
+    paired_bootstrap,
+    paired_ratio,
+)
 
 
 def half_width(interval: Interval) -> float:
@@ -154,3 +160,23 @@ def test_eight_thousand_problems_take_less_than_three_seconds():
     began = time.process_time()
     bootstrap(values, range(8000))
     assert time.process_time() - began < 3
+
+
+def test_columns_share_their_draws_and_gaps_leave_samples_out():
+    rng = np.random.default_rng(5)
+    problems = np.repeat(np.arange(200), 3)
+    whole = rng.random(600)
+    gaps = np.where(rng.random(600) < 0.3, np.nan, whole)
+    together = bootstrap_columns({"whole": whole, "gaps": gaps, "none": np.full(600, np.nan)}, problems)
+    expected = bootstrap(whole, problems)
+    assert (together["whole"].low, together["whole"].high) == pytest.approx((expected.low, expected.high))
+    kept = ~np.isnan(gaps)
+    alone = bootstrap(gaps[kept], problems[kept])
+    assert together["gaps"].mean == pytest.approx(alone.mean)
+    assert half_width(together["gaps"]) == pytest.approx(half_width(alone), rel=0.05)
+    assert np.isnan(together["none"].mean) and np.isnan(together["none"].low)
+
+
+def test_a_draw_may_miss_the_only_sample_with_a_value():
+    interval = bootstrap_columns({"values": [0.25, np.nan, np.nan]}, [0, 1, 2])["values"]
+    assert (interval.mean, interval.low, interval.high) == (0.25, 0.25, 0.25)

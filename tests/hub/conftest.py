@@ -115,10 +115,16 @@ def run(saved_model, tmp_path) -> Path:
             "truncated": False,
             "forced_close": False,
             "empty_answer": False,
+            "final_answer": str(i % 20 + 7),
+            "loops": False,
+            "first_correct_tokens": 10,
+            "answer_changes": 0,
             "spend": {
                 "decoded_tokens": 24 - (budget is not None) * 10,
                 "forced_tokens": 0,
                 "masked_tokens": 0,
+                "flops": 1e6,
+                "peak_memory_bytes": 0,
                 "seconds": 0.1,
             },
         }

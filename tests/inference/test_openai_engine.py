@@ -302,6 +302,7 @@ def evaluate(server: Server, thinking, out, problems: Sequence[dict]) -> list[di
         thinking=thinking,
         metadata=None,
         name="tiny",
+        location="tiny",
         weights=None,
         context_tokens=None,
         backend="openai",

@@ -134,7 +134,6 @@ def test_gym_generators_may_print_write_and_fail(tmp_path, monkeypatch, capfd):
     [
         ("chain_sums", "test", "gym:chain_sums: no such data set of reasoning-gym, did you mean chain_sum"),
         ("composite", "test", "gym:composite: no such data set"),
-        ("boxnet", "test", "gym:boxnet: reasoning-gym has no gold answers"),
         ("tower_of_hanoi", "test", r"gym:tower_of_hanoi: has only \d\d test problems, not 200; ask for fewer"),
         ("chain_sum", "tset", "gym:chain_sum: unknown split 'tset', did you mean test"),
     ],
@@ -159,7 +158,36 @@ def test_gym_process_that_dies_is_no_empty_data_set(tmp_path, monkeypatch, capfd
     assert "out of luck" in capfd.readouterr().err
 
 
+WITHOUT_GOLD = ("boxnet", "propositional_logic", "rush_hour")
+
+
+def gym_families() -> list[str]:
+    if not importlib.util.find_spec("reasoning_gym"):
+        return []
+    from reasoning_gym.factory import DATASETS
+
+    return sorted(DATASETS.keys() - {"composite", *WITHOUT_GOLD})
+
+
+@needs_gym
+@pytest.mark.parametrize("name", WITHOUT_GOLD)
+def test_gym_families_without_gold_answers_are_refused(name):
+    with pytest.raises(BadInput, match=f"gym:{name}: reasoning-gym has no gold answers"):
+        load_problems(f"gym:{name}", "test", 3)
+
+
+@needs_gym
+@pytest.mark.slow
+@pytest.mark.parametrize("name", gym_families())
+def test_every_gym_family_verifies_its_own_answers(name):
+    problems = load_problems(f"gym:{name}", "test", 3)
+    assert all(verify_many(problems, [problem["answer"] for problem in problems]))
+    assert not any(verify_many(problems, ["Who knows?"] * 3))
+
+
 # ---- files ----
+
+ANSWERS = {"numeric": "So it is\n{}.", "math": r"So it is \boxed{{{}}}.", "exact": "{}"}
 
 
 @needs_data
@@ -174,17 +202,37 @@ def test_gym_process_that_dies_is_no_empty_data_set(tmp_path, monkeypatch, capfd
         ("svamp/test.jsonl", {"numeric": 1000}, "145"),
         ("prosqa/valid.json", {"exact": 300}, "Tom is a lempus."),
         ("prosqa/test_000_249.json", {"exact": 250}, "Sally is a sterpus."),
+        ("gsm8k_aug/valid.txt", {"numeric": 500}, "300"),
+        ("gsm8k_aug/test_first1119.txt", {"numeric": 1119}, "18"),
+        ("multiplication/4_by_4_valid.txt", {"exact": 1000}, "5 5 6 0 8 2 0 1"),
+        ("multiplication/7_by_7_test.txt", {"exact": 1000}, "1 1 1 7 1 3 2 1 2 1 8 6 6 0"),
+        ("math_train_qa/train.jsonl?unanswered=skip", {"math": 7470}, "0"),
+        (
+            "gsm8k/example_model_solutions_first1119.jsonl?answer=ground_truth&task=numeric",
+            {"numeric": 1119},
+            None,  # a worked solution, whose last number counts
+        ),
     ],
 )
-def test_known_files_need_no_mapping(name, tasks, first_answer):
+def test_known_files_load_and_verify(name, tasks, first_answer):
     problems = load_problems(f"file:{DATA / name}", num_problems=10_000)
     assert Counter(problem["task"] for problem in problems) == tasks
-    assert problems[0]["answer"] == first_answer
+    assert problems[0]["answer"] == first_answer or first_answer is None
     assert len({problem["id"] for problem in problems}) == len(problems)
     assert all(problem["question"] and problem["answer"] for problem in problems)
-    wrappings = {"numeric": "So it is\n{}.", "math": r"So it is \boxed{{{}}}.", "exact": "{}"}
-    for problem in random.Random(0).sample(problems, 5):
-        assert verify(problem, wrappings[problem["task"]].format(problem["answer"]))
+    if set(tasks) == {"math"}:  # takes seconds a thousand
+        problems = random.Random(0).sample(problems, 100)
+    answers = [ANSWERS[problem["task"]].format(problem["answer"]) for problem in problems]
+    assert all(verify_many(problems, answers))
+    wrong = [ANSWERS[problem["task"]].format("-31.4159") for problem in problems]
+    assert not any(verify_many(problems, wrong))
+
+
+@needs_data
+@pytest.mark.slow
+def test_the_training_questions_of_math_that_have_an_answer_verify_it():
+    problems = load_problems(f"file:{DATA / 'math_train_qa/train.jsonl'}?unanswered=skip", num_problems=10_000)
+    assert all(verify_many(problems, [rf"\boxed{{{problem['answer']}}}" for problem in problems]))
 
 
 @needs_data
@@ -267,6 +315,35 @@ def test_some_tasks_need_no_gold_answer(tmp_path):
         load_problems(file)
 
 
+def test_rows_without_a_gold_answer_are_left_out_when_asked(tmp_path):
+    rows = [
+        {"question": "1+1?", "answer": None},
+        {"question": "1+2?", "answer": "3"},
+        {"question": "?", "answer": " "},
+    ]
+    file = jsonl(tmp_path / "rows.jsonl", *rows, {"question": "no answer at all"})
+    assert [problem["question"] for problem in load_problems(f"{file}?unanswered=skip")] == ["1+2?"]
+    with pytest.raises(BadInput, match=r"rows\.jsonl, line 1: column 'answer' holds null"):
+        load_problems(file)
+
+
+def test_gold_objects_are_written_as_json(tmp_path):
+    call = {"name": "add", "arguments": {"numbers": [1, 2.5]}}
+    rows = [{"question": "Add.", "answer": call}, {"question": "Add.", "answer": json.dumps(call)}]
+    for problem in load_problems(jsonl(tmp_path / "rows.jsonl", *rows) + "?task=json"):
+        assert json.loads(problem["answer"]) == call
+        assert verify(problem, f"Here: {json.dumps(call)}")
+
+
+def test_lines_of_text(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_bytes(b"\xef\xbb\xbf1+1, or a||b?||<<1+1=2>> #### 2\r\n\n5 6 * 7 4||5 + 1 #### 0 2\n")
+    first, second = load_problems(f"file:{path}")
+    assert (first["question"], first["answer"], first["task"]) == ("1+1, or a", "2", "numeric")
+    assert first["metadata"] == {"reasoning": "b?||<<1+1=2>>"}
+    assert (second["answer"], second["task"]) == ("0 2", "exact")
+
+
 def test_a_list_of_objects(tmp_path):
     rows = [{"question": "1+1?", "answer": "2"}, {"question": "1+2?", "answer": "3"}]
     (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1))
@@ -299,6 +376,9 @@ def test_a_list_of_objects(tmp_path):
         ("rows.json", '{"question": "a"}\n{"question": "b"}', "", r"not valid JSON .*name it \.jsonl"),
         ("rows.json", '{"question": "a"}', "", "expected one list of objects"),
         ("rows.json", "[1]", "", "expected one list of objects"),
+        ("rows.txt", "a||b #### 1\na || b", "", "line 2: expected question||reasoning #### answer"),
+        ("rows.txt", "|| #### 1", "", "line 1: expected"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}', "?unanswered=keep", "it can only be skip"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, name, text, mapping, message):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.contamination import TrainingProblems, contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import load_reasoner, solve
@@ -79,6 +80,8 @@ def test_pretrain(argv, tmp_path):
     run("pretrain", argv("pretrain"))
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("pretrain", "pretrain", None)
+    record = TrainingProblems.load(tmp_path / "run")
+    assert (len(record.hashes), record.unknown) == (60, ())
     assert metadata.data_fingerprint
     assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
 
@@ -114,7 +117,22 @@ def test_sft_compress(argv, tmp_path, tiny_model, data):
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("shortest_correct", "sft", "tiny")
     assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "sft.jsonl"), ("prompt",)))
+    tokenizer = load_tokenizer(str(tiny_model))
+    lengths = [len(tokenizer.encode(row["completion"])) - 1 for row in read_jsonl(data / "sft.jsonl")]  # without EOS
+    assert metadata.trained_tokens == pytest.approx(sum(lengths) / len(lengths))
     assert weights(tmp_path / "run") != weights(tiny_model)
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("sft_compress", "sft.jsonl"), ("rl_length", "rl.jsonl")])
+def test_a_checkpoint_remembers_what_it_was_trained_on(argv, tmp_path, data, recipe, rows):
+    """And what the checkpoint before it remembered."""
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "base", max_steps=1))
+    run(recipe, argv(recipe, model=tmp_path / "base", max_steps=1))
+    trained = [{"id": str(n), "question": row["prompt"]} for n, row in enumerate(read_jsonl(data / rows))]
+    unseen = {"id": "unseen", "question": "Compute 3 - 24."}
+    found = contamination(tmp_path / "run", [*trained, unseen])
+    assert (found["checked"], found["trained_on"], found["unknown"]) == (True, len(trained), [])
+    assert len(TrainingProblems.load(tmp_path / "run").hashes) == 60 + len(trained)
 
 
 def test_rl_length(argv, tmp_path, data):
@@ -122,6 +140,7 @@ def test_rl_length(argv, tmp_path, data):
     metadata = check_output(tmp_path / "run")
     assert (metadata.method, metadata.stage, metadata.base_model) == ("grpo kimi", "rl", "tiny")
     assert metadata.data_fingerprint == fingerprint(load_rows(str(data / "rl.jsonl"), ("prompt",)))
+    assert metadata.trained_tokens == logged(tmp_path / "run")[-1]["completions/mean_length"]
 
 
 def test_a_reward_reads_its_columns_and_logs(argv, tmp_path, tiny_model):
@@ -419,3 +438,13 @@ def test_a_group_is_not_split_over_processes(argv, tmp_path):
     done = launch("rl_length", argv("rl_length", deepspeed="zero2", per_device_train_batch_size=2), tmp_path)
     assert done.returncode != 0
     assert "error: num_generations is 4, and one process does not hold whole groups" in done.stdout + done.stderr
+
+
+def test_an_evaluation_is_a_config(tmp_path):
+    settings = ["--num_problems", "6", "--budgets", "16", "none", "--strategies", "no-thinking"]
+    run("evaluate", ["--config", "headline_overthinker", *settings, "--out", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    points = [(point["strategy"], point["budget_tokens"], point["n"]) for point in summary["points"]]
+    assert points == [("no-thinking", 16, 6), ("no-thinking", None, 6)]
+    assert (summary["config"]["temperature"], summary["config"]["seed"]) == (0.6, 1)
+    assert summary["trained_tokens"] is None  # the embedded model was saved before that was kept

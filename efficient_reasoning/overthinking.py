@@ -1,0 +1,219 @@
+"""What one response did with its tokens: where the right answer first stood, where its own did, and does it loop?
+
+1. A response is cut at the ends of lines and sentences, and where its thinking ends. Every token id is decoded on its
+   own, once, so that a cut is a number of ids and nothing is tokenised again.
+2. What stands between two cuts may say a *candidate* answer, as the problem's verifier would extract it:
+
+       numeric, exact, json,   what `answers.extract_answer` takes out of the sentence
+       agrees_with_base
+       math, gym:NAME          what is boxed or tagged; else the last number, if the gold answer is one
+       unit_tests, judge       none: code is not one sentence, and a judge may charge for each
+
+   The end of the response says its final answer. A verifier is asked once for each candidate of a problem.
+3. An intermediate result may hit the answer by accident, and the check of an answer ends in another number without a
+   change of mind ("5-2=3. Check: 3+2=5."). So the *first* hit counts, as in the papers, not the last change; where
+   intermediate results are often the answer, both places come out too early.
+4. Over many responses, of T tokens each, of which T' up to the first correct answer (T' = T where it never comes):
+
+       outcome efficiency   mean of T'/T over the correct responses (Chen et al., arXiv 2412.21187, who divide by the
+                            number of all responses, and so mix it with accuracy)
+       underthinking        mean of 1 - T'/T over the wrong responses (Wang et al., arXiv 2501.18585): the share that
+                            came after a correct thought, which was given up
+
+The papers let a model find the solutions in a response; here the verifier does, by the rule above.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from efficient_reasoning import answers
+from efficient_reasoning.answers import gym, mathematics
+from efficient_reasoning.answers.matching import NUMBER, extract_number
+from efficient_reasoning.thinking import ThinkingFormat
+
+LOOP_REPEATS = 3
+LOOP_TOKENS = 64
+
+_END = re.compile(r"[.!?][\"')\]*]*\Z")
+# The number of an item ("2. Then ...") is no answer.
+_ITEM = re.compile(r"[\s*#-]*\d+\.\**")
+_ITEM_BEFORE = re.compile(rf"\A{_ITEM.pattern}(?=\s+\S)")
+_UNSEARCHED = ("unit_tests", "judge")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where the answers of one response stand. Tokens count from its first id, delimiters included, EOS excluded.
+
+    Attributes:
+        first_correct_tokens: up to the first cut with a correct candidate; None if there is none.
+        settled_tokens: up to the first cut whose candidate is the final answer; None without a final answer.
+        loops: see `loops`.
+    """
+
+    first_correct_tokens: int | None
+    settled_tokens: int | None
+    loops: bool
+
+
+class Reader:
+    """Reads the responses of one tokenizer; what it has decoded and verified is remembered.
+
+    Args:
+        thinking: the tokenizer's think delimiters.
+    """
+
+    def __init__(self, thinking: ThinkingFormat):
+        self.thinking = thinking
+        self._texts: dict[int, str] = {}
+        self._verdicts: dict[tuple[str, str], bool] = {}
+
+    def read(self, ids: Sequence[int], prompt_ids: Sequence[int], problem: Mapping, correct: bool) -> Reading:
+        """Read one response.
+
+        Args:
+            ids: as the model wrote them; EOS and what follows it is left out.
+            prompt_ids: which tell whether the prompt opened the thinking.
+            problem: with `id`, `task` and what its verifier needs.
+            correct: whether the response was found to be correct.
+        """
+        total_tokens = self.thinking.count(ids, prompt_ids).total_tokens
+        ids = list(ids[:total_tokens])
+        answer_start = total_tokens - len(self.thinking.split(ids, prompt_ids).answer_ids)
+        texts = [self._text(token) for token in ids]
+        final_text = "".join(texts[answer_start:])
+        final = _candidate(problem, final_text) or answers.extract_answer(problem["task"], final_text)
+        delimiters = self.thinking.open_text, self.thinking.close_text
+        sentences = _sentences(texts, delimiters, answer_start)
+        said = [(stop, candidate) for stop, text in sentences if (candidate := _candidate(problem, text)) is not None]
+        settled = (stop for stop, candidate in said if candidate == final)
+        right = (
+            stop for stop, candidate in said if (correct if candidate == final else self._verify(problem, candidate))
+        )
+        return Reading(
+            first_correct_tokens=next(right, total_tokens if correct else None),
+            settled_tokens=next(settled, None if final is None else total_tokens),
+            loops=loops(ids),
+        )
+
+    def _text(self, token: int) -> str:
+        """What an id spells behind another one."""
+        if token not in self._texts:
+            tokenizer = self.thinking.tokenizer
+            piece = tokenizer.convert_ids_to_tokens(token) or ""  # a padded embedding has ids without a piece
+            text = tokenizer.convert_tokens_to_string([piece])
+            # SentencePiece drops the blank in front of a text, and so of each of its ids.
+            self._texts[token] = f" {text.lstrip(' ')}" if piece.startswith("▁") else text
+        return self._texts[token]
+
+    def _verify(self, problem: Mapping, candidate: str) -> bool:
+        key = (problem["id"], candidate)
+        if key not in self._verdicts:
+            self._verdicts[key] = _is_correct(problem, candidate)
+        return self._verdicts[key]
+
+
+def loops(ids: Sequence[int]) -> bool:
+    """Whether a block of ids stands at least `LOOP_REPEATS` times back to back, over at least `LOOP_TOKENS` in all.
+
+    The last repetition may be cut off once the others suffice. The time grows with the square: 8,000 ids take 40 ms.
+    """
+    ids = np.asarray(ids)
+    for period in range(1, len(ids) // LOOP_REPEATS + 1):
+        # A stretch with a period of p that is as long as m + p has m ids that equal the one p places before.
+        needed = max(LOOP_REPEATS * period, LOOP_TOKENS) - period
+        differs = ids[period:] != ids[:-period]
+        if len(differs) - np.count_nonzero(differs) < needed:
+            continue
+        ends = np.flatnonzero(np.concatenate(([True], differs, [True])))
+        if np.diff(ends).max() > needed:
+            return True
+    return False
+
+
+def kept_share(sample: Mapping) -> float:
+    """T'/T of one sample: the share of its tokens up to the first correct answer; 1 where that never comes."""
+    first, total = sample["first_correct_tokens"], sample["total_tokens"]
+    return 1.0 if first is None else first / total
+
+
+def outcome_efficiency(samples: Iterable[Mapping]) -> float | None:
+    """Mean of T'/T over the correct samples (see above); None where none is correct.
+
+    Args:
+        samples: with `correct`, `first_correct_tokens` and `total_tokens`, such as the lines of a run.
+    """
+    return _mean(kept_share(sample) for sample in samples if sample["correct"])
+
+
+def underthinking(samples: Iterable[Mapping]) -> float | None:
+    """Mean of 1 - T'/T over the wrong samples (see above); None where none is wrong.
+
+    Args:
+        samples: as for `outcome_efficiency`.
+    """
+    return _mean(1 - kept_share(sample) for sample in samples if not sample["correct"])
+
+
+def _mean(values: Iterator[float]) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def _sentences(texts: Sequence[str], delimiters: tuple[str, str], answer_start: int) -> Iterator[tuple[int, str]]:
+    """What stands before each cut, after the place of the cut.
+
+    Args:
+        texts: of each id.
+        delimiters: open and close, which are no part of a sentence.
+        answer_start: before which id the answer begins, where there is always a cut.
+    """
+    begin = 0
+    for stop, text in enumerate(texts, start=1):
+        is_line = "\n" in text or stop in (answer_start, len(texts))
+        blank_follows = stop < len(texts) and texts[stop][:1].isspace()
+        # Quotation marks and brackets behind a full stop may be ids of their own.
+        if is_line or (blank_follows and _END.search("".join(texts[max(begin, stop - 3) : stop]))) or "。" in text:
+            sentence = "".join(texts[begin:stop])
+            if not is_line and _ITEM.fullmatch(sentence):
+                continue
+            for delimiter in delimiters:
+                sentence = sentence.replace(delimiter, " ")
+            yield stop, _ITEM_BEFORE.sub("", sentence)
+            begin = stop
+
+
+def _candidate(problem: Mapping, text: str) -> str | None:
+    """The answer that a sentence says, such that equal answers are equal strings; None where it says none."""
+    task = problem["task"]
+    if task in _UNSEARCHED:
+        return None
+    if task == "math" or task.startswith(gym.PREFIX):
+        is_marked = "</answer>" in text if task != "math" else mathematics.extract(text) is not None
+        if is_marked:
+            marked = answers.extract_answer(task, text)
+            return extract_number(marked) if marked and NUMBER.fullmatch(marked) else marked
+        return extract_number(text) if _gold_number(problem) is not None else None
+    return answers.extract_answer(task, text)
+
+
+def _gold_number(problem: Mapping) -> str | None:
+    """The gold answer as `extract_number` writes it, if it is a number and nothing else."""
+    gold = str(problem.get("answer") or "").strip("$ \n")
+    gold = mathematics.extract(gold) or gold
+    return extract_number(gold) if NUMBER.fullmatch(gold) else None
+
+
+def _is_correct(problem: Mapping, candidate: str) -> bool:
+    task = problem["task"]
+    if task == "math" or task.startswith(gym.PREFIX):
+        # Numbers need no process of their own, and there are many in a chain of thought.
+        if NUMBER.fullmatch(candidate) and (gold := _gold_number(problem)) is not None:
+            return candidate == gold
+        return answers.verify(problem, f"\\boxed{{{candidate}}}" if task == "math" else candidate)
+    return answers.verify(problem, candidate)
