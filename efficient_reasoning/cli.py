@@ -220,6 +220,9 @@ def _publish(arguments: argparse.Namespace) -> None:
         dry_run=arguments.dry_run,
         public=arguments.public,
         out=arguments.out,
+        with_samples=arguments.with_samples,
+        with_data=arguments.with_data,
+        benchmark=arguments.benchmark,
     )
     print(folder)
 
@@ -321,8 +324,11 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--model", required=True, help="the checkpoint: folder, or overthinker")
     publish.add_argument("--repo", required=True, help="ORG/NAME on the Hub")
     publish.add_argument("--dry-run", action="store_true", help="write the folder that would go up, and stop")
-    publish.add_argument("--out", type=Path, help="where --dry-run writes it")
-    publish.add_argument("--public", action="store_true", help="make the repository public (default: private)")
+    publish.add_argument("--out", type=Path, help="where the folder is built (default: RUN/hub)")
+    publish.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    publish.add_argument("--with-samples", action="store_true", help="upload the run's samples too, as a data set")
+    publish.add_argument("--with-data", type=_file, help="JSONL file of training rows to upload too, as a data set")
+    publish.add_argument("--benchmark", help="for a leaderboard of the Hub: openai/gsm8k, if RUN solved all of it")
 
     _command(commands, "env", _env, "print versions, devices and extras")
     return parser

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput, is_full_disk
-from efficient_reasoning.files import digest, read_numbered_jsonl, write_json
+from efficient_reasoning.files import atomic_file, digest, read_numbered_jsonl, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,6 +41,7 @@ _INCIDENTAL = (
     "output_dir", "run_name", "logging", "log_", "report_to", "project", "trackio", "disable_tqdm", "save_", "eval_",
     "push_to_hub", "hub_", "resume_from", "do_", "dataloader_", "local_rank", "ddp_", "deepspeed", "fsdp", "use_cpu",
 )  # fmt: skip
+_DERIVED = ("generation_batch_size", "debug")  # from other settings, and refused beside them; or from nothing
 # What trainers take without a word, to fail or to train on nothing later.
 _MINIMA = {
     "per_device_train_batch_size": 1,
@@ -104,6 +106,26 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
             )
     elif is_main_process():
         write_json(path, identity)
+        _write_recipe(output / "recipe.yaml", arguments, config)
+
+
+def _write_recipe(path: Path, arguments: RecipeArguments, config: TrainingArguments) -> None:
+    """Write a config that trains the same again, and may be published: what is no default, and no folder of ours."""
+    import yaml
+
+    settings = {}
+    for part in (arguments, config):
+        for entry in dataclasses.fields(part):
+            value = getattr(part, entry.name)
+            default = entry.default_factory() if callable(entry.default_factory) else entry.default
+            plain = isinstance(value, (bool, int, float, str, list, dict))
+            if plain and value != default and not entry.name.startswith((*_INCIDENTAL, *_DERIVED)):
+                is_path = isinstance(value, str) and Path(value).is_absolute()
+                settings[entry.name] = Path(value).name if is_path else json.loads(json.dumps(value, default=str))
+    recipe = Path(sys.modules[type(arguments).__module__].__file__).stem
+    with atomic_file(path) as stream:
+        stream.write(f"# efficient-reasoning train {recipe} --config {path.name} --output_dir FOLDER\n")
+        yaml.safe_dump(settings, stream, sort_keys=False)
 
 
 def _inputs(arguments: RecipeArguments) -> dict[str, str | None]:

@@ -307,7 +307,14 @@ def test_publish(rooms, capsys, tmp_path):
     cli.main(["publish", str(tmp_path), "--model", "m", "--repo", "org/name", "--dry-run"])
     words, settings = rooms["publish"]
     assert words == (tmp_path, "m", "org/name")
-    assert settings == {"dry_run": True, "public": False, "out": None}
+    assert settings == {
+        "dry_run": True,
+        "public": False,
+        "out": None,
+        "with_samples": False,
+        "with_data": None,
+        "benchmark": None,
+    }
     assert capsys.readouterr().out == "to_upload\n"
 
 

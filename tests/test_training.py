@@ -121,7 +121,7 @@ def test_a_disk_that_fills_leaves_no_half_written_checkpoint(tiny_model, whole, 
     with pytest.raises(BadInput, match=r"run: the disk does not take the checkpoint \(.*; make room"):
         train(tiny_model, tmp_path / "run", [FillTheDisk()])
     checkpoints = {f"checkpoint-{step}" for step in (2, 4, 6)}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", *checkpoints}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "recipe.yaml", *checkpoints}
     small_disk(False)
     train(tiny_model, tmp_path / "run")  # the same command again
     assert weights(tmp_path / "run") == weights(whole)
@@ -263,6 +263,33 @@ def test_only_what_hub_py_names_is_pushed(tiny_model, tmp_path, monkeypatch):
     train(tiny_model, tmp_path / "run", max_steps=2, push_to_hub=True, hub_model_id="me/tiny")
     train(tiny_model, tmp_path / "public", max_steps=2, push_to_hub=True, hub_private_repo=False)
     assert calls == [(tmp_path / "run", "me/tiny", False), (tmp_path / "public", "public", True)]
+
+
+# ---- the recipe that is published ----
+
+
+def test_a_run_leaves_the_config_that_trains_it_again(tmp_path):
+    """Without folders of this machine, and without what says nothing about the weights."""
+    from efficient_reasoning.config import parse
+    from recipes.rl_length import LengthRewardArguments
+
+    rows, output = str(tmp_path / "rows.jsonl"), tmp_path / "run"
+    settings = {"model": "overthinker", "data": rows, "reward": "kimi", "reward_parameters": "{weight: 0.1}"}
+    settings |= {"seed": 3, "bf16": "false", "learning_rate": 5e-5, "per_device_train_batch_size": 4}
+    settings |= {"num_generations": 4, "max_completion_length": 99, "logging_steps": 7, "output_dir": output}
+    parsed = parse(LengthRewardArguments, "trl:GRPOConfig", words_of(settings))
+    start(*parsed)
+    written = (output / "recipe.yaml").read_text()
+    assert written.startswith("# efficient-reasoning train rl_length --config recipe.yaml --output_dir FOLDER\n")
+    assert "data: rows.jsonl\n" in written and str(tmp_path) not in written and "logging" not in written
+    again = {"config": output / "recipe.yaml", "data": rows, "logging_steps": 7, "output_dir": output}
+    arguments, config = parse(LengthRewardArguments, "trl:GRPOConfig", words_of(again))
+    assert arguments == parsed[0]
+    assert config.to_dict() == parsed[1].to_dict()
+
+
+def words_of(settings: dict) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
 # ---- rows ----

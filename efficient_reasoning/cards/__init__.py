@@ -1,27 +1,49 @@
 """Model cards: what a checkpoint is, what was measured, how to use it, and what it is not.
 
 One template, `model_card.md`, serves two cards. `write_training_card` puts the short one into every saved checkpoint;
-`write_model_card` adds the curve, the table and a `model-index` from an evaluation run when the checkpoint is
-published. Code in a card is meant to be copied and run; the tests run it.
+`write_model_card` adds the curve, the table, the operating points and a `model-index` from an evaluation run when the
+checkpoint is published. Code in a card is meant to be copied and run; `publish` and the tests run it.
+
+`write_data_card` is for the samples and training rows that may go up beside a model.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.checkpoint import ReasoningMetadata
+from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, thinking_format
+from efficient_reasoning.inference import Assignment, Sampling, serve
+from efficient_reasoning.inference.strategy import think_limit
+from efficient_reasoning.prompts import make_prompt, template_kwargs
 from efficient_reasoning.traces import budget_label
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+__all__ = ["OperatingPoint", "operating_points", "write_data_card", "write_model_card", "write_training_card"]
+
 TEMPLATE = Path(__file__).parent / "model_card.md"
+DATA_TEMPLATE = Path(__file__).parent / "data_card.md"
 _EXAMPLE_QUESTION = "Compute 34 + 27 - 15 + 88."
-_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512}
+_SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512}  # the defaults of `solve`
+# Settings of generation_config.json that our engines do not know, as they are when they change nothing.
+_NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "forced_eos_token_id": None,
+    "min_p": None,
+}
+_LOCAL_SERVER = "http://localhost:8000/v1"
 
 
 def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metrics: Mapping[str, float]) -> None:
@@ -38,7 +60,18 @@ def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metr
     _write(Path(folder), name, "path/to/this/folder", metadata, training_metrics=shown)
 
 
-def write_model_card(folder: str | Path, repo: str, summary: Mapping, question: str) -> None:
+def write_model_card(
+    folder: str | Path,
+    repo: str,
+    summary: Mapping,
+    *,
+    question: str,
+    points: Sequence[OperatingPoint],
+    example_settings: Mapping | None,
+    unchecked: str | None,
+    size: str,
+    data_sets: Sequence[str] = (),
+) -> None:
     """Write the README.md of a checkpoint that is about to be published, over the one from training.
 
     Args:
@@ -46,9 +79,65 @@ def write_model_card(folder: str | Path, repo: str, summary: Mapping, question: 
         repo: its id on the Hub.
         summary: of the evaluation run.
         question: one that was asked in the run, as an example to copy.
+        points: to recommend.
+        example_settings: what `generate` was given for evaluation/example.json; None where there is none.
+        unchecked: why there is none.
+        size: of the checkpoint, in words.
+        data_sets: their ids on the Hub.
     """
+    folder = Path(folder)
     name = repo.rpartition("/")[2]
-    _write(Path(folder), name, repo, ReasoningMetadata.load(folder), summary, question, **_results(summary))
+    metadata = ReasoningMetadata.load(folder)
+    recipe = folder / "recipe.yaml"
+    _write(
+        folder,
+        name,
+        repo,
+        metadata,
+        summary,
+        question,
+        example_settings,
+        unchecked=unchecked,
+        size=size,
+        data_sets=data_sets,
+        recipe=recipe.read_text(encoding="utf-8").strip() if recipe.is_file() else None,
+        **_results(summary),
+        **_commands(folder, repo, metadata, summary["config"], question, points),
+    )
+
+
+def write_data_card(
+    folder: str | Path, repo: str, model: str, origin: str, file_name: str, columns: Mapping[str, str], n_rows: int
+) -> None:
+    """Write the README.md of a data set.
+
+    Args:
+        folder: where its JSONL file lies.
+        repo: its id on the Hub.
+        model: the id of the model that it belongs to.
+        origin: where the lines come from, in a sentence.
+        file_name: of the JSONL file.
+        columns: what each holds.
+        n_rows: lines of the file.
+    """
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    data = DatasetCardData(
+        task_categories=["text-generation"],
+        tags=["efficient-reasoning"],
+        configs=[{"config_name": "default", "data_files": file_name}],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_path=str(DATA_TEMPLATE),
+        name=repo.rpartition("/")[2],
+        repo=model,
+        origin=origin,
+        file_name=file_name,
+        columns=columns.items(),
+        n_rows=f"{n_rows:,}",
+    )
+    card.save(Path(folder) / "README.md")
 
 
 def licence_of(model: str | Path) -> str | None:
@@ -69,6 +158,7 @@ def _write(
     metadata: ReasoningMetadata | None,
     summary: Mapping | None = None,
     question: str = _EXAMPLE_QUESTION,
+    example_settings: Mapping | None = None,
     **sections,
 ) -> None:
     from huggingface_hub import ModelCard, ModelCardData
@@ -77,6 +167,8 @@ def _write(
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tokenizer = load_tokenizer(str(folder))
+    sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
         base_model=base_model if base_is_on_hub else None,
         license=licence,
@@ -94,11 +186,14 @@ def _write(
         origin=_origin(metadata),
         base_on_hub=base_model if base_is_on_hub else None,
         trust=", trust_remote_code=True" if "auto_map" in config else "",
-        has_chat_template=_has_chat_template(folder),
+        has_chat_template=bool(tokenizer.chat_template),
+        switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
         question=json.dumps(question, ensure_ascii=False),
         question_in_shell=shlex.quote(question),
-        sampling=_generate_arguments(summary["config"] if summary else _SAMPLING),
-        example_budget_tokens=_example_budget_tokens(summary),
+        dtype=', dtype="float32"' if example_settings else "",
+        settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
+        sampling=sampling,
+        is_exact=bool(example_settings),
         limits=_limits(metadata, summary, licence),
         **sections,
     )
@@ -122,12 +217,6 @@ def _origin(metadata: ReasoningMetadata | None) -> str:
     facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
     thinking = f"Its thinking stands between `{metadata.open_text}` and `{metadata.close_text}`."
     return f"A reasoning model made with efficient-reasoning: {', '.join(facts)}. {thinking}"
-
-
-def _has_chat_template(folder: Path) -> bool:
-    config = folder / "tokenizer_config.json"
-    in_config = config.is_file() and "chat_template" in json.loads(config.read_text(encoding="utf-8"))
-    return in_config or any(folder.glob("chat_template.*"))
 
 
 def _tasks(summary: Mapping) -> list[str]:
@@ -167,16 +256,81 @@ def _interval(entry: Mapping, scale: float = 1, unit: str = "") -> str:
     return f"{mean}{unit} [{low}, {high}]"
 
 
-def _generate_arguments(sampling: Mapping) -> str:
-    """What `model.generate` is given; transformers takes no temperature of 0."""
-    if sampling["temperature"] == 0:
-        return f"do_sample=False, max_new_tokens={sampling['max_new_tokens']}"
-    return "do_sample=True, " + ", ".join(f"{name}={sampling[name]}" for name in _SAMPLING)
+def _generate_arguments(folder: Path, settings: Mapping) -> str:
+    """What `model.generate` is given, with what undoes the model's own settings that our engines do not know."""
+    path = folder / "generation_config.json"
+    own = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    undone = {name: value for name, value in _NEUTRAL.items() if own.get(name) not in (None, value)}
+    # transformers takes no temperature of 0
+    how = (
+        {"do_sample": True} | {name: settings[name] for name in _SAMPLING}
+        if settings["temperature"]
+        else {"do_sample": False, "max_new_tokens": settings["max_new_tokens"]}
+    )
+    return ", ".join(f"{name}={value}" for name, value in (how | undone).items())
 
 
-def _example_budget_tokens(summary: Mapping | None) -> int:
-    budgets = [point["budget_tokens"] for point in summary["points"] if point["budget_tokens"]] if summary else []
-    return max(budgets, default=128)
+def _commands(
+    folder: Path,
+    repo: str,
+    metadata: ReasoningMetadata | None,
+    config: Mapping,
+    question: str,
+    points: Sequence[OperatingPoint],
+) -> dict:
+    """The template's section of operating points: a table, and how to run each of them here and on a server."""
+    differing = {name: config[name] for name, usual in _SAMPLING.items() if config[name] != usual}
+    sampling = [f"--{name.replace('_', '-')} {value}" for name, value in differing.items()]
+    asked = shlex.quote(question)
+
+    def solve(point: OperatingPoint, *more: str) -> str:
+        budget = [f"--budget-tokens {point.budget_tokens}"] if point.budget_tokens else []
+        words = ["efficient-reasoning solve", f"--model {repo}", f"--strategy {point.strategy}", *budget, *sampling]
+        return " ".join([*words, *more, asked])
+
+    rows = [
+        (
+            point.purpose,
+            point.strategy,
+            budget_label(point.budget_tokens),
+            f"{100 * point.accuracy:.1f} %",
+            f"{point.spent_tokens:,.1f}",
+        )
+        for point in points
+    ]
+    labels = [f"{point.purpose}: {point.strategy}, {budget_label(point.budget_tokens)}" for point in points]
+    section = {
+        "points": rows,
+        "solve_commands": [(label, solve(point)) for label, point in zip(labels, points, strict=True)],
+    }
+    if metadata is not None and metadata.latent_steps:  # vLLM cannot
+        return section
+    served = shlex.join(serve.command(str(folder), [])).replace(shlex.quote(str(folder)), repo)
+    requests = [
+        (label, _request(folder, repo, config, question, point))
+        if point.strategy == "budget-forcing"
+        else (label, f"OPENAI_BASE_URL={_LOCAL_SERVER} {solve(point, '--backend openai')}")
+        for label, point in zip(labels, points, strict=True)
+    ]
+    return section | {"serve_command": served, "requests": requests}
+
+
+def _request(folder: Path, repo: str, config: Mapping, question: str, point: OperatingPoint) -> str:
+    """What asks a server for budget forcing; its logits processor closes the thinking where our engine would."""
+    tokenizer = load_tokenizer(str(folder))
+    thinking = thinking_format(str(folder), tokenizer)
+    prompt = make_prompt(tokenizer, question)
+    limit_tokens = point.budget_tokens or config["max_new_tokens"]
+    body = {"model": repo, "messages" if tokenizer.chat_template else "prompt": prompt, "max_tokens": limit_tokens}
+    body |= {name: config[name] for name in ("temperature", "top_p", "top_k")}
+    if switch := template_kwargs(tokenizer):
+        body["chat_template_kwargs"] = switch
+    if point.budget_tokens:
+        assignment = Assignment([], thinking, point.budget_tokens, limit_tokens, Sampling(), 0, question, list)
+        body["vllm_xargs"] = {"close_after_tokens": think_limit(assignment)}
+    address = f"{_LOCAL_SERVER}/{'chat/' if tokenizer.chat_template else ''}completions"
+    data = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {address} -H 'Content-Type: application/json' -d {data}"
 
 
 def _limits(metadata: ReasoningMetadata | None, summary: Mapping | None, licence: str | None) -> list[str]:

@@ -1,0 +1,61 @@
+"""Which points a card recommends: nothing that another one beats, and "without loss" only where it is proven."""
+
+from __future__ import annotations
+
+import pytest
+
+from efficient_reasoning.cards import operating_points
+from efficient_reasoning.files import read_jsonl, write_jsonl
+
+NUM_PROBLEMS = 2000
+
+
+@pytest.fixture
+def points_of(tmp_path):
+    """What is recommended; a point is (correct of 2,000, tokens spent[, the first correct one])."""
+
+    def measure(**points: tuple[float, ...]) -> dict[str, str]:
+        samples, summary = [], []
+        for strategy, (correct, tokens, *offset) in points.items():
+            samples += [
+                {"id": i, "strategy": strategy, "budget_tokens": None, "correct": 0 <= i - sum(offset) < correct}
+                for i in range(NUM_PROBLEMS)
+            ]
+            means = {"accuracy": correct / NUM_PROBLEMS, "total_tokens": 10.0, "spent_tokens": tokens}
+            means = {name: {"mean": mean} for name, mean in means.items()}
+            summary.append({"strategy": strategy, "budget_tokens": None, **means})
+        write_jsonl(tmp_path / "samples.jsonl", samples)
+        chosen = operating_points(tmp_path, {"points": summary})
+        return {point.strategy: point.purpose for point in chosen}
+
+    return measure
+
+
+def test_the_front_without_what_another_point_beats(points_of):
+    chosen = points_of(best=(1900, 200.0), beaten=(1700, 150.0), cheap=(1800, 100.0), cheaper=(1500, 50.0))
+    assert list(chosen.items()) == [("best", "best accuracy"), ("cheap", "on the front"), ("cheaper", "on the front")]
+
+
+def test_the_cheapest_point_that_provably_loses_nothing(points_of):
+    """Ten problems lost and five won are within a point, and not proven to be worse; twenty lost are."""
+    chosen = points_of(best=(1900, 200.0), close=(1895, 100.0, 10), less=(1880, 50.0))
+    assert chosen == {"best": "best accuracy", "close": "fewest tokens without loss", "less": "on the front"}
+
+
+def test_of_equals_the_cheaper_one(points_of):
+    assert points_of(long=(1900, 200.0), short=(1900, 100.0)) == {"short": "best accuracy"}
+
+
+def test_a_point_that_was_cut_off_does_not_matter(tmp_path, points_of):
+    """Of an extension that a kill ended: some samples, and no place in the summary."""
+    points = {"best": (1900, 200.0), "close": (1890, 100.0)}
+    points_of(**points)
+    torn = {"id": 0, "strategy": "torn", "budget_tokens": None, "correct": True}
+    rows = [*read_jsonl(tmp_path / "samples.jsonl"), torn]
+    write_jsonl(tmp_path / "samples.jsonl", rows)
+    summary = [
+        {"strategy": name, "budget_tokens": None, "accuracy": {"mean": correct / NUM_PROBLEMS}}
+        | {key: {"mean": tokens} for key in ("total_tokens", "spent_tokens")}
+        for name, (correct, tokens) in points.items()
+    ]
+    assert [point.strategy for point in operating_points(tmp_path, {"points": summary})] == list(points)
