@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, thinking_format
+from efficient_reasoning.evaluation.off_target import FILE_NAME
 from efficient_reasoning.inference import Assignment, Sampling, serve
 from efficient_reasoning.inference.strategy import think_limit
 from efficient_reasoning.prompts import make_prompt, template_kwargs
@@ -75,7 +76,7 @@ def write_model_card(
     """Write the README.md of a checkpoint that is about to be published, over the one from training.
 
     Args:
-        folder: checkpoint files, and evaluation/curve.png.
+        folder: checkpoint files, evaluation/curve.png, and evaluation/off_target.json if there is one.
         repo: its id on the Hub.
         summary: of the evaluation run.
         question: one that was asked in the run, as an example to copy.
@@ -89,6 +90,7 @@ def write_model_card(
     name = repo.rpartition("/")[2]
     metadata = ReasoningMetadata.load(folder)
     recipe = folder / "recipe.yaml"
+    off_target = folder / "evaluation" / FILE_NAME
     _write(
         folder,
         name,
@@ -97,6 +99,7 @@ def write_model_card(
         summary,
         question,
         example_settings,
+        json.loads(off_target.read_text(encoding="utf-8")) if off_target.is_file() else None,
         unchecked=unchecked,
         size=size,
         data_sets=data_sets,
@@ -159,6 +162,7 @@ def _write(
     summary: Mapping | None = None,
     question: str = _EXAMPLE_QUESTION,
     example_settings: Mapping | None = None,
+    off_target: Mapping | None = None,
     **sections,
 ) -> None:
     from huggingface_hub import ModelCard, ModelCardData
@@ -194,7 +198,8 @@ def _write(
         settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
         sampling=sampling,
         is_exact=bool(example_settings),
-        limits=_limits(metadata, summary, licence),
+        limits=_limits(metadata, summary, licence, off_target),
+        off_target=_off_target_rows(off_target),
         **sections,
     )
     card.save(folder / "README.md")
@@ -333,13 +338,25 @@ def _request(folder: Path, repo: str, config: Mapping, question: str, point: Ope
     return f"curl {address} -H 'Content-Type: application/json' -d {data}"
 
 
-def _limits(metadata: ReasoningMetadata | None, summary: Mapping | None, licence: str | None) -> list[str]:
+def _off_target_rows(off_target: Mapping | None) -> list[tuple[str, ...]]:
+    """Each check of a run off its target: problems, accuracy and tokens, or why it was not checked."""
+    rows = []
+    for check, found in (off_target or {"checks": {}})["checks"].items():
+        if "not_checked" in found:
+            rows.append((check, "", f"not checked: {found['not_checked']}", ""))
+        else:
+            accuracy, tokens = _interval(found["accuracy"], 100, " %"), _interval(found["total_tokens"])
+            rows.append((check, str(found["n"]), accuracy, tokens))
+    return rows
+
+
+def _limits(
+    metadata: ReasoningMetadata | None, summary: Mapping | None, licence: str | None, off_target: Mapping | None
+) -> list[str]:
     limits = []
     if summary:
-        limits.append(
-            f"Measured on {', '.join(_tasks(summary))} only. Other tasks, languages, tool calls and conversations of "
-            "several turns were not checked; shorter thinking may cost accuracy there."
-        )
+        limits.append(f"Measured on {', '.join(_tasks(summary))}. {_beyond(off_target)}")
+        limits += _known_problems(summary["contamination"])
     else:
         limits.append("Not measured yet; `efficient-reasoning evaluate` does it.")
     if metadata and metadata.trained_budget_range:
@@ -353,6 +370,32 @@ def _limits(metadata: ReasoningMetadata | None, summary: Mapping | None, licence
     if licence is None:
         limits.append("The licence of the base model applies; it is not stated here, so look it up before use.")
     return limits
+
+
+def _beyond(off_target: Mapping | None) -> str:
+    if off_target is None:
+        return (
+            "Other tasks, languages, tool calls, conversations of several turns and questions without an answer were "
+            "not checked; shorter thinking may cost accuracy there."
+        )
+    return (
+        "What stands under Off target are a few dozen problems each: they show great harm only, and only beside the same "
+        "checks of the base model."
+    )
+
+
+def _known_problems(contamination: Mapping) -> list[str]:
+    """What is known of test problems among those of the training."""
+    if not contamination["checked"]:
+        return ["Whether it was trained on the problems that it was measured on was not checked."]
+    problems, trained_on = contamination["problems"], contamination["trained_on"]
+    unknown = f"; what {', '.join(contamination['unknown'])} was trained on is not known" * bool(
+        contamination["unknown"]
+    )
+    return [
+        f"{trained_on:,} of the {problems:,} problems that it was measured on are among those that it was trained on"
+        f"{unknown}."
+    ]
 
 
 def _eval_results(summary: Mapping) -> list[EvalResult]:

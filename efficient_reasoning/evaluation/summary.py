@@ -27,6 +27,7 @@ from efficient_reasoning.evaluation.metrics import majority, pass_at_k
 from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_columns
 from efficient_reasoning.files import atomic_file, write_json
 from efficient_reasoning.overthinking import kept_share
+from efficient_reasoning.traces import FORMAT
 
 _LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens", "generated_tokens")
 _EFFICIENCIES = ("outcome_efficiency", "underthinking")
@@ -218,10 +219,13 @@ def read_summary(folder: str | Path) -> dict:
     """Read a finished run's summary.
 
     Raises:
-        BadInput: no such run, or one that was cut off.
+        BadInput: no such run, one that was cut off, or one of another version.
     """
     path = Path(folder) / "summary.json"
     if not path.is_file():
         reason = "the run was cut off, repeat its command to finish it" if path.parent.is_dir() else "check the path"
         raise BadInput(f"{folder}: no summary.json there; {reason}.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary["config"].get("format") != FORMAT:
+        raise BadInput(f"{folder}: holds a run of another version of this toolkit; evaluate again into a new folder.")
+    return summary

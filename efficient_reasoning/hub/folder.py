@@ -10,6 +10,8 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from efficient_reasoning.evaluation.off_target import FILE_NAME
+
 _CHECKPOINT = (
     "config.json",
     "generation_config.json",
@@ -23,12 +25,14 @@ _CHECKPOINT = (
     "chat_template.*",
     "additional_chat_templates/*.jinja",
     "reasoning.json",
+    "training_problems.json",
     "recipe.yaml",
     "LICENSE*",
     "README.md",
 )
 _MEASURED = ("evaluation/*", ".eval_results/*.yaml")
 _EVALUATION = ("summary.json", "curve.csv", "curve.png", "config.yaml", "environment.json")
+_OFF_TARGET = FILE_NAME  # where the run was checked there
 
 
 def has_own_code(folder: Path) -> bool:
@@ -70,5 +74,5 @@ def copy_checkpoint(model: Path, folder: Path) -> None:
 
 def copy_evaluation(run: Path, folder: Path) -> None:
     (folder / "evaluation").mkdir()
-    for name in _EVALUATION:
+    for name in (*_EVALUATION, *((_OFF_TARGET,) if (run / _OFF_TARGET).is_file() else ())):
         shutil.copyfile(run / name, folder / "evaluation" / name)

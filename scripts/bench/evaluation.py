@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
-        "--kill-problems", type=int, default=200, help="of the run that is killed, at six samples each"
+        "--kill-problems", type=int, default=800, help="of the run that is killed, at six samples each"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprin
 from efficient_reasoning.evaluation.summary import summarise, write_summary
 from efficient_reasoning.files import write_json, write_jsonl
 from efficient_reasoning.hub import write_training_card
+from efficient_reasoning.traces import FORMAT
 
 TOKEN = "hf_" + "Abcdefghij" * 3
 
@@ -98,6 +99,7 @@ def run(saved_model, tmp_path) -> Path:
         "top_k": 20,
         "max_new_tokens": 24,
         "weights": weights_fingerprint(str(saved_model)),
+        "format": FORMAT,
     }
     samples = [
         {
@@ -118,7 +120,6 @@ def run(saved_model, tmp_path) -> Path:
             "final_answer": str(i % 20 + 7),
             "loops": False,
             "first_correct_tokens": 10,
-            "answer_changes": 0,
             "spend": {
                 "decoded_tokens": 24 - (budget is not None) * 10,
                 "forced_tokens": 0,
@@ -134,7 +135,8 @@ def run(saved_model, tmp_path) -> Path:
     write_jsonl(folder / "samples.jsonl", samples)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_json(folder / "environment.json", {"python": "3"})
-    write_summary(folder, summarise(samples, config))
+    contamination = {"checked": False, "problems": 50, "trained_on": None, "examples": [], "unknown": ["concise-tiny"]}
+    write_summary(folder, summarise(samples, config) | {"contamination": contamination, "trained_tokens": None})
     return folder
 
 

@@ -11,6 +11,7 @@ from conftest import TOKEN, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
+from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_json
 from efficient_reasoning.hub import example, publish
@@ -69,8 +70,41 @@ def test_the_card_has_the_runs_numbers(run, model):
     row = next(line for line in card.text.splitlines() if line.startswith("| budget-forcing | unlimited |"))
     assert "| 90.0 % [" in row and "| 25.0 [" in row and "| 0.0 % |" in row
     assert "(evaluation/curve.png)" in card.text
-    assert "Measured on sums only" in card.text and "The licence of the base model applies" in card.text
+    assert "The licence of the base model applies" in card.text
     assert "{{" not in card.content and "{%" not in card.content
+
+
+def test_the_card_says_what_was_not_checked(run, model):
+    text = card_of(publish(run, model, "ORG/concise-tiny")).text
+    assert "- Measured on sums. Other tasks, languages, tool calls, conversations of several turns" in text
+    assert "- Whether it was trained on the problems that it was measured on was not checked." in text
+    assert "## Off target" not in text
+
+
+def test_the_card_shows_what_was_checked(run, model):
+    accuracy, tokens = ({"mean": mean, "low": mean / 2, "high": 2 * mean} for mean in (0.25, 40.0))
+    checks = {
+        "tool_calls": {"n": 24, "accuracy": accuracy, "total_tokens": tokens},
+        "languages": {"not_checked": "its prompts are too long"},
+    }
+    write_json(run / "off_target.json", {"checks": checks})
+    summary = json.loads((run / "summary.json").read_text())
+    known = {"checked": True, "problems": 50, "trained_on": 3, "examples": ["p1"], "unknown": ["Qwen/Qwen3-0.6B"]}
+    write_json(run / "summary.json", summary | {"contamination": known})
+    folder = publish(run, model, "ORG/concise-tiny")
+    text = card_of(folder).text
+    assert "| tool_calls | 24 | 25.0 % [12.5, 50.0] | 40.0 [20.0, 80.0] |" in text
+    assert "| languages |  | not checked: its prompts are too long |  |" in text
+    assert (
+        "- 3 of the 50 problems that it was measured on are among those that it was trained on; what Qwen/Qwen3-0.6B"
+        in text
+    )
+    assert json.loads((folder / "evaluation" / "off_target.json").read_text())["checks"].keys() == checks.keys()
+
+
+def test_the_record_of_training_problems_goes_along(run, model):
+    training_problems([{"question": "Compute 1 + 7 ."}]).save(model)
+    assert (publish(run, model, "ORG/concise-tiny") / "training_problems.json").is_file()
 
 
 def test_the_metadata_is_what_the_hub_takes(run, model, hub):
