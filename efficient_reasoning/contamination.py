@@ -29,6 +29,7 @@ from efficient_reasoning.files import write_json
 RECORD_NAME = "training_problems.json"
 EXAMPLES = 5
 _HASH = np.dtype("<u8")
+_URL_SAFE = b"-_"  # a slash might begin what looks like a path of this machine (`hub.checks`)
 _PUNCTUATION = re.compile(r"[.,;:!?](?!\d)|[\"'`‘’“”«»]")
 
 
@@ -45,7 +46,7 @@ class TrainingProblems:
     unknown: tuple[str, ...] = ()
 
     def save(self, folder: str | Path) -> None:
-        text = base64.b64encode(self.hashes.astype(_HASH).tobytes()).decode()
+        text = base64.b64encode(self.hashes.astype(_HASH).tobytes(), _URL_SAFE).decode()
         entries = {"problems": len(self.hashes), "unknown": list(self.unknown), "hashes": text}
         write_json(Path(folder) / RECORD_NAME, entries)
 
@@ -61,7 +62,7 @@ class TrainingProblems:
             return None
         try:
             entries = json.loads(path.read_text(encoding="utf-8"))
-            hashes = np.frombuffer(base64.b64decode(entries["hashes"], validate=True), dtype=_HASH)
+            hashes = np.frombuffer(base64.b64decode(entries["hashes"], _URL_SAFE, validate=True), dtype=_HASH)
             unknown = tuple(map(str, entries["unknown"]))
             if len(hashes) != entries["problems"]:
                 raise ValueError(f"{len(hashes)} hashes, not {entries['problems']}")

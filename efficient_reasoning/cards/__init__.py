@@ -379,8 +379,8 @@ def _beyond(off_target: Mapping | None) -> str:
             "not checked; shorter thinking may cost accuracy there."
         )
     return (
-        "What stands under Off target are a few dozen problems each: they show great harm only, and only beside the same "
-        "checks of the base model."
+        "What stands under Off target are a few dozen problems each: they show great harm only, and only beside the "
+        "same checks of the base model."
     )
 
 
