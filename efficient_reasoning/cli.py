@@ -88,7 +88,7 @@ def _first_line(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-# ---- solve, evaluate, compare, publish, env ----
+# ---- solve, evaluate, compare, app, publish, env ----
 
 
 def _solve(arguments: argparse.Namespace) -> None:
@@ -169,6 +169,12 @@ def _compare(arguments: argparse.Namespace) -> None:
     from efficient_reasoning.evaluation import compare
 
     print(compare(arguments.runs, arguments.out))
+
+
+def _app(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.app import serve
+
+    serve(arguments.runs, arguments.model, arguments.port)
 
 
 def _publish(arguments: argparse.Namespace) -> None:
@@ -258,6 +264,11 @@ def _parser() -> argparse.ArgumentParser:
     compare = _command(commands, "compare", _compare, "put runs of evaluate side by side")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
     compare.add_argument("--out", type=Path, help="folder for the table and the curve")
+
+    app = _command(commands, "app", _app, "explore runs of evaluate on a local page (extra app)")
+    app.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
+    app.add_argument("--model", nargs="+", default=[], help="one or two to ask: folders, Hub ids, or overthinker")
+    app.add_argument("--port", default=7860, type=_count, help="of 127.0.0.1 (default: %(default)s)")
 
     publish = _command(commands, "publish", _publish, "upload a model with its card and curve to the Hub")
     publish.add_argument("run", metavar="RUN", type=_folder, help="folder that evaluate wrote for this model")

@@ -16,7 +16,7 @@ ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "checkpoint",
     "latent", "linear", "recurrent", "inference", "traces",
     "rewards", "evaluation", "cards", "hub",
-    "rl", "scratch", "training", "data_tools", "recipes",
+    "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems")
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
