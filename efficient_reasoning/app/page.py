@@ -98,7 +98,7 @@ def _add_browser(page: gr.Blocks, tabs: gr.Tabs, curve: gr.HTML, runs: Sequence[
         with gr.Column(scale=2, min_width=300):
             with gr.Row(elem_classes="pager"):
                 back = gr.Button("Previous", size="sm", interactive=False)
-                where = gr.HTML("", elem_classes="where")
+                where = gr.HTML("", elem_id="where")
                 forth = gr.Button("Next", size="sm", interactive=False)
             lines = gr.Radio([], label="Samples", show_label=False, elem_classes="lines")
         with gr.Column(scale=3, min_width=300):
