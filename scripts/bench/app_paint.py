@@ -26,29 +26,6 @@ BUDGETS = (512, 1024, 2048, 4096, None)
 PROBLEMS = 2_000  # times five points: 10,000 samples
 LOADS = 5
 WORDS = ["so", "the", "sum", "is", "what", "we", "want,", "wait,", "check", "again:", "seven", "and", "twelve."]
-    "so",
-    "the",
-    "sum",
-    "of",
-    "both",
-    "is",
-    "what",
-    "we",
-    "want",
-    ",",
-    "wait",
-    ",",
-    "check",
-    "that",
-    "again",
-    ":",
-    "twelve",
-    "and",
-    "seven",
-    "make",
-    "nineteen",
-    ".",
-]
 
 
 def write_run(folder: Path) -> None:
