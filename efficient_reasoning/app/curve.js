@@ -7,12 +7,15 @@ const middle = (point) => {
 	const box = point.querySelector(".reach").getBoundingClientRect();
 	return [box.left + box.width / 2, box.top + box.height / 2];
 };
+const distance = (point, x, y) => {
+	const [atX, atY] = middle(point);
+	return atX || atY ? Math.hypot(atX - x, atY - y) : Infinity; // 0, 0: of the drawing that is not shown
+};
 const nearest = (event) => {
 	let best = null, least = REACH_PIXELS;
 	for (const point of element.querySelectorAll(".point")) {
-		const [x, y] = middle(point);
-		const distance = x || y ? Math.hypot(x - event.clientX, y - event.clientY) : Infinity; // 0, 0: not shown
-		if (distance < least) { best = point; least = distance; }
+		const far = distance(point, event.clientX, event.clientY);
+		if (far < least) { best = point; least = far; }
 	}
 	return best;
 };
@@ -23,8 +26,11 @@ const show = (point) => {
 	element.style.cursor = point ? "pointer" : "";
 	if (!point) return;
 	point.classList.add("pointed");
+	const [x, y] = middle(point);
+	const others = [...element.querySelectorAll(".point")].filter((other) => other !== point && distance(other, x, y) < 2);
 	tip.textContent = point.getAttribute("aria-label");
-	const [x, y] = middle(point), frame = tip.offsetParent.getBoundingClientRect();
+	if (others.length) tip.textContent += `\n+ ${others.length} at the same place: Tab reaches them`;
+	const frame = tip.offsetParent.getBoundingClientRect();
 	const left = x - frame.left - tip.offsetWidth / 2, above = y - frame.top - tip.offsetHeight - 14;
 	tip.style.left = `${Math.max(0, Math.min(left, frame.width - tip.offsetWidth))}px`;
 	tip.style.top = `${above < 0 ? y - frame.top + 14 : above}px`;

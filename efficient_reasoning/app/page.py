@@ -5,8 +5,9 @@ Whatever comes back from the browser is a number in one of our own lists, or a t
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -104,6 +105,7 @@ def _add_browser(page: gr.Blocks, tabs: gr.Tabs, curve: gr.HTML, runs: Sequence[
         with gr.Column(scale=3, min_width=300):
             sample = gr.HTML("", elem_id="sample")
 
+    @_telling
     def turn_to(run_place: int, point_place: int, verdict: str, order: str, page_number: int) -> tuple:
         """One page of lines, its first sample, and where that page is."""
         chosen = _at(runs, run_place)
@@ -124,12 +126,16 @@ def _add_browser(page: gr.Blocks, tabs: gr.Tabs, curve: gr.HTML, runs: Sequence[
             gr.Button(interactive=page_number < pages - 1),
         )
 
+    @_telling
+    def show(run_place: int, row: int) -> str:
+        return show_sample(_at(runs, run_place).samples.read(row))
+
     def refill(run_place: int) -> gr.Dropdown:
         return gr.Dropdown(_point_choices(_at(runs, run_place)), value=0)
 
     def open_point(event: gr.EventData) -> tuple:
         """The samples of a point of the curve."""
-        chosen, at = _at(numbered_points(runs), int(event._data["point"]))
+        chosen, at = _at(numbered_points(runs), event._data.get("point"))
         point_update = gr.Dropdown(_point_choices(chosen), value=chosen.points.index(at))
         return gr.Tabs(selected="samples"), gr.Dropdown(value=_place(runs, chosen)), point_update
 
@@ -145,8 +151,21 @@ def _add_browser(page: gr.Blocks, tabs: gr.Tabs, curve: gr.HTML, runs: Sequence[
             lambda *chosen, step=step: turn_to(*chosen[:-1], chosen[-1] + step),
             **listing | {"inputs": [run, point, verdict, order, number]},
         )
-    lines.input(lambda place, row: show_sample(_at(runs, place).samples.read(row)), [run, lines], sample, **quiet)
+    lines.input(show, [run, lines], sample, **quiet)
     curve.select(open_point, None, [tabs, run, point], **quiet).then(**from_start)
+
+
+def _telling(function: Callable) -> Callable:
+    """What the files do not allow is told on the page, in its sentence."""
+
+    @functools.wraps(function)
+    def tell(*words):
+        try:
+            return function(*words)
+        except BadInput as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return tell
 
 
 def _at(known: Sequence, place: int):

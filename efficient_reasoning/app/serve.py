@@ -42,7 +42,7 @@ class OnlyThePage:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rpartition(":")[0]
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").partition(":")[0]
         if host not in (HOST, "localhost"):
             await PlainTextResponse("This page answers to 127.0.0.1 only.", 400)(scope, receive, send)
             return

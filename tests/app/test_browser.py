@@ -188,6 +188,21 @@ def test_two_models_answer_side_by_side(page):
         api.expect(side).to_contain_text(f"{solution.spend.tokens} spent")
 
 
+def test_a_question_can_be_stopped(page):
+    tab(page, "Ask")
+    page.get_by_label("No budget").check()
+    page.get_by_role("button", name="Ask").click()
+    page.wait_for_selector(".growing details[open]")
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_timeout(1_000)
+    before = page.locator(".sides").inner_text()
+    page.wait_for_timeout(1_500)
+    assert page.locator(".sides").inner_text() == before
+    api.expect(page.locator(".sides .done")).to_have_count(0)
+    page.get_by_role("button", name="Ask").click()
+    api.expect(page.locator(".sides .done")).to_have_count(2, timeout=60_000)
+
+
 def test_a_budget_that_cannot_be_kept_is_a_sentence(page):
     tab(page, "Ask")
     page.get_by_label("Question").fill("   ")

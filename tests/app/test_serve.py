@@ -47,7 +47,7 @@ def get(port: int, path: str, method: str = "GET", host: str | None = None) -> t
     """Status, body and headers of exactly this path: nothing is normalised on the way."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.putrequest(method, path, skip_host=True)
-    connection.putheader("Host", host or f"127.0.0.1:{port}")
+    connection.putheader("Host", f"127.0.0.1:{port}" if host is None else host)
     connection.endheaders()
     response = connection.getresponse()
     body = response.read().decode(errors="replace")
@@ -61,6 +61,8 @@ def test_the_page_is_there_and_may_talk_to_nobody_else(port):
     assert "gradio-app" in body
     assert "default-src 'self'" in headers["content-security-policy"]
     assert get(port, "/config")[0] == 200
+    # Port 80 goes without saying.
+    assert get(port, "/", host="127.0.0.1")[0] == get(port, "/", host=f"localhost:{port}")[0] == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
@@ -109,7 +111,9 @@ def test_gradio_itself_would_refuse_as_well(run_folder, path):
     assert client.get(f"/gradio_api/file={path.format(run=run_folder)}").status_code in (403, 404)
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "0.0.0.0:{port}", "127.0.0.1.evil.example:1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "", "0.0.0.0:{port}", "127.0.0.1.evil.example:1"]
+)
 def test_another_name_for_this_machine_is_refused(port, host):
     assert get(port, "/", host=host.format(port=port))[0] == 400
 
