@@ -71,8 +71,8 @@ def serve(runs: Sequence[str | Path], models: Sequence[str] = (), port: int = 78
             in use, or gradio is not installed.
     """
     page = start(runs, models, port)
-    print(f"http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
     try:
+        print(f"http://{HOST}:{port} (Ctrl-C ends it)", file=sys.stderr)
         threading.Event().wait()
     except KeyboardInterrupt:
         print(file=sys.stderr)

