@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from efficient_reasoning.app.samples import SampleIndex
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 
-_NEEDED = ("strategy", "budget_tokens", "n", "n_problems", "accuracy", "total_tokens", "spent_tokens")
+_DRAWN = ("accuracy", "total_tokens", "spent_tokens")
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,11 @@ class Run:
     Attributes:
         label: name of its folder, or the path as it was given where names are alike.
         points: those of its summary: dictionaries with `strategy`, `budget_tokens` and intervals.
-        level: of the intervals, such as 0.95.
         samples: index of its samples.
     """
 
     label: str
     points: list[dict]
-    level: float
     samples: SampleIndex
 
 
@@ -54,7 +53,6 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
             Run(
                 name if names.count(name) == 1 else str(folder),
                 summary["points"],
-                summary["statistics"]["level"],
                 SampleIndex(file, bar.update),
             )
             for folder, name, summary, file in zip(folders, names, summaries, files, strict=True)
@@ -64,11 +62,14 @@ def open_runs(folders: Sequence[str | Path]) -> list[Run]:
 def _summary(folder: Path) -> dict:
     try:
         summary = read_summary(folder)
-        means = [point[name] for point in summary["points"] for name in _NEEDED]
-        whole = bool(means) and 0 < summary["statistics"]["level"] < 1
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, BadInput):
-            raise
+        points = summary["points"]
+        numbers = [point[name][part] for point in points for name in _DRAWN for part in ("mean", "low", "high")]
+        numbers += [point[name] for point in points for name in ("n", "n_problems")]
+        names = [(point["strategy"], point["budget_tokens"]) for point in points]
+        whole = bool(names) and all(map(math.isfinite, numbers))
+    except BadInput:
+        raise
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise BadInput(f"{folder}/summary.json: not one that `evaluate` wrote; repeat the command of the run.")

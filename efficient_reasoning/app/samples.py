@@ -1,6 +1,6 @@
 """Reading one sample of many: an index of where each line of a JSONL file begins, and of what it is chosen by.
 
-1. Texts stay on the disk; 21 bytes a sample stay in memory. Showing a sample costs one seek and one line.
+1. Texts stay on the disk; 26 bytes a sample stay in memory. Showing a sample costs one seek and one line.
 2. The file may still be growing: whoever asks first calls `refresh`, which reads what is new. A last line without its
    end is being written, or was torn by a kill; it is left alone until it is whole.
 """
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,17 @@ from efficient_reasoning.errors import BadInput
 
 ANY, CORRECT, WRONG, CUT_OFF = "all", "correct", "wrong", "cut off"
 AS_SAMPLED, SHORTEST, LONGEST = "as sampled", "shortest first", "longest first"
-_NEEDED = ("strategy", "correct", "truncated", "total_tokens", "thinking_tokens", "answer_tokens", "question", "spend")
+_NEEDED = {
+    "strategy": str,
+    "budget_tokens": (int, type(None)),
+    "question": str,
+    "correct": bool,
+    "truncated": bool,
+    "thinking_tokens": int,
+    "answer_tokens": int,
+    "total_tokens": int,
+    "spend": dict,
+}
 
 
 class SampleIndex:
@@ -34,6 +45,7 @@ class SampleIndex:
 
     def __init__(self, path: str | Path, progress: Callable[[int], object] | None = None):
         self.path = Path(path)
+        self._lock = threading.Lock()  # two browsers may ask at once
         self._forget()
         self.refresh(progress)
 
@@ -44,15 +56,19 @@ class SampleIndex:
         self._indexed_bytes = 0
         self._points: dict[tuple[str, int | None], int] = {}
         self._offsets, self._lengths = array("q"), array("i")  # one a sample, as those below
-        self._point, self._total_tokens = array("i"), array("i")
+        self._point, self._total_tokens = array("i"), array("q")
         self._correct, self._truncated = array("b"), array("b")
 
     def refresh(self, progress: Callable[[int], object] | None = None) -> None:
         """Index the lines that are new; from the start if the file became shorter than what is indexed."""
+        with self._lock:
+            self._refresh(progress)
+
+    def _refresh(self, progress: Callable[[int], object] | None) -> None:
         try:
             size = self.path.stat().st_size
         except OSError:
-            raise BadInput(f"{self.path}: no such file; give a folder that `evaluate` wrote.") from None
+            raise self._gone() from None
         if size < self._indexed_bytes:
             self._forget()
         if size == self._indexed_bytes:
@@ -68,7 +84,7 @@ class SampleIndex:
 
     def _add(self, line: bytes) -> None:
         sample = self._parse(line, len(self))
-        point = (sample["strategy"], sample.get("budget_tokens"))
+        point = (sample["strategy"], sample["budget_tokens"])
         self._point.append(self._points.setdefault(point, len(self._points)))
         self._total_tokens.append(sample["total_tokens"])
         self._correct.append(bool(sample["correct"]))
@@ -82,13 +98,17 @@ class SampleIndex:
             sample = json.loads(line)
         except ValueError:
             sample = None
-        missing = [name for name in _NEEDED if sample.get(name) is None] if isinstance(sample, dict) else _NEEDED
-        if missing:
+        fields = sample if isinstance(sample, dict) else {}
+        unfit = [name for name, kind in _NEEDED.items() if not isinstance(fields.get(name), kind)]
+        if unfit:
             raise BadInput(
-                f"{self.path}, line {row + 1}: not a sample ({missing[0]} is missing); "
+                f"{self.path}, line {row + 1}: not a sample ({unfit[0]} is missing or of another kind); "
                 "give a folder that `efficient-reasoning evaluate` wrote."
             )
         return sample
+
+    def _gone(self) -> BadInput:
+        return BadInput(f"{self.path}: no such file; give a folder that `evaluate` wrote.")
 
     def select(
         self,
@@ -107,17 +127,18 @@ class SampleIndex:
         Returns:
             (rows,) of int64.
         """
-        # Copies: an array that a view holds cannot grow.
-        chosen = np.array(self._point) == self._points.get((strategy, budget_tokens), -1)
+        with self._lock:  # copies: an array that a view holds cannot grow
+            correct, truncated = np.array(self._correct, dtype=bool), np.array(self._truncated, dtype=bool)
+            total_tokens = np.array(self._total_tokens)
+            chosen = np.array(self._point) == self._points.get((strategy, budget_tokens), -1)
         if verdict in (CORRECT, WRONG):
-            chosen &= np.array(self._correct, dtype=bool) == (verdict == CORRECT)
+            chosen &= correct == (verdict == CORRECT)
         elif verdict == CUT_OFF:
-            chosen &= np.array(self._truncated, dtype=bool)
+            chosen &= truncated
         rows = np.flatnonzero(chosen)
         if order == AS_SAMPLED:
             return rows
-        sign = -1 if order == LONGEST else 1
-        return rows[np.argsort(sign * np.array(self._total_tokens)[rows], kind="stable")]
+        return rows[np.argsort(total_tokens[rows] * (-1 if order == LONGEST else 1), kind="stable")]
 
     def read(self, row: int) -> dict:
         """The sample of a row.
@@ -125,8 +146,13 @@ class SampleIndex:
         Raises:
             BadInput: no such row, or the file was changed under it.
         """
-        if not 0 <= row < len(self):
-            raise BadInput(f"{self.path} has no sample {row}; it has {len(self):,}.")
-        with open(self.path, "rb") as stream:
-            stream.seek(self._offsets[row])
-            return self._parse(stream.read(self._lengths[row]), row)
+        with self._lock:
+            if not 0 <= row < len(self):
+                raise BadInput(f"{self.path} has no sample {row}; it has {len(self):,}.")
+            offset, length = self._offsets[row], self._lengths[row]
+        try:
+            with open(self.path, "rb") as stream:
+                stream.seek(offset)
+                return self._parse(stream.read(length), row)
+        except OSError:
+            raise self._gone() from None

@@ -8,6 +8,7 @@ is named, and everything else is refused before gradio sees it; so is a request 
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from efficient_reasoning.errors import BadInput
 
 HOST = "127.0.0.1"
 _NEEDED = re.compile(
-    r"/(?:config|theme\.css|manifest\.json|favicon\.ico|pwa_icon|(?:assets|static)/.+"
-    r"|gradio_api/(?:info|startup-events|cancel|reset|queue/(?:join|data)|heartbeat/\w+))?"
+    r"/(?:config|theme\.css|manifest\.json|favicon\.ico|(?:assets|static)/.+"
+    r"|gradio_api/(?:startup-events|cancel|reset|queue/(?:join|data)|heartbeat/\w+))?"
 )
 _POLICY = (
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -95,28 +96,35 @@ def start(runs: Sequence[str | Path], models: Sequence[str] = (), port: int = 78
         if (error.name or "").partition(".")[0] not in ("gradio", "starlette"):
             raise
         raise BadInput("The page needs gradio; install it with `pip install 'efficient-reasoning[app]'`.") from None
+    _check_port(port)  # before minutes go into loading a model
     opened = open_runs(runs)
     page = build_page(opened, [load_reasoner(model) for model in models])
-    try:
-        page.launch(
-            server_name=HOST,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            inbrowser=False,
-            show_error=True,
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            allowed_paths=[],
-            blocked_paths=["/"],
-            app_kwargs={"middleware": [Middleware(OnlyThePage)]},
-            **style(),
-        )
-    except (OSError, OverflowError):
-        raise BadInput(f"Port {port} is in use or none to be had; name another one with --port.") from None
+    page.launch(
+        server_name=HOST,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        show_error=True,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        allowed_paths=[],
+        blocked_paths=["/"],
+        app_kwargs={"middleware": [Middleware(OnlyThePage)]},
+        **style(),
+    )
     return page
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError):
+            raise BadInput(f"Port {port} is in use or none to be had; name another one with --port.") from None

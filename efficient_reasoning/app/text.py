@@ -43,7 +43,7 @@ def show_sample(sample: Mapping) -> str:
         f'<article class="sample"><div class="marks">{"".join(marks)}</div>'
         f"{_part('Question', sample['question'])}"
         f"{_part('Gold answer', 'none' if gold is None else gold)}"
-        f"{_thinking(sample.get('thinking', ''), sample['thinking_tokens'], is_open=False)}"
+        f"{_thinking(str(sample.get('thinking') or ''), sample['thinking_tokens'], is_open=False)}"
         f"{_part('Answer', sample.get('final_answer', ''), sample['answer_tokens'])}"
         f'<dl class="facts">{rows}</dl></article>'
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from efficient_reasoning.app.runs import open_runs
@@ -47,10 +49,26 @@ def test_an_unfinished_run_is_refused(make_run):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"points": [], "statistics": {"level": 0.95}}', '{"points": [{}], "statistics": {}}']
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"points": [], "statistics": {"level": 0.95}}',
+        '{"points": [{}], "statistics": {}}',
+        "NUMBERS",
+    ],
 )
 def test_a_summary_of_another_making_is_refused(make_run, text):
     folder = make_run()
     (folder / "summary.json").write_text(text)
     with pytest.raises(BadInput, match=r"run/summary\.json: not one that `evaluate` wrote"):
+        open_runs([folder])
+
+
+def test_a_summary_without_numbers_is_refused(make_run):
+    folder = make_run()
+    text = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(re.sub(r'"mean": [-\d.]+', '"mean": NaN', text))
+    with pytest.raises(BadInput, match="not one that `evaluate` wrote"):
         open_runs([folder])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -71,6 +72,23 @@ def test_a_file_that_was_cut_is_indexed_anew(path):
     assert index.read(0) == json.loads(lines[2])
 
 
+def test_two_who_ask_at_once_index_a_line_once(path):
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"")
+    index = SampleIndex(path)
+
+    def ask(_):
+        index.refresh()
+        return len(index.select(*POINT))
+
+    with ThreadPoolExecutor(8) as pool:
+        for line in lines:
+            with open(path, "ab") as stream:
+                stream.write(line)
+            list(pool.map(ask, range(8)))
+    assert [index.read(row) for row in range(len(index))] == list(map(json.loads, lines))
+
+
 def test_an_empty_file_has_no_samples(path):
     path.write_bytes(b"")
     assert len(SampleIndex(path).select(*POINT)) == 0
@@ -82,7 +100,17 @@ def test_progress_comes_to_the_size_of_the_file(path):
     assert sum(told) == path.stat().st_size
 
 
-@pytest.mark.parametrize("line", [b"{torn\n", b"[]\n", b"\n", b'{"strategy": "s"}\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{torn\n",
+        b"[]\n",
+        b"\n",
+        b'{"strategy": "s"}\n',
+        b'{"strategy": ["s"], "total_tokens": "many"}\n',
+        b"\xff\xfe\n",
+    ],
+)
 def test_a_line_that_is_no_sample_is_named(path, line):
     with open(path, "ab") as stream:
         stream.write(line)

@@ -131,6 +131,14 @@ def test_runs_and_points_come_from_our_lists(run_folder, run, point):
         page_module._at(page_module._at(runs, run).points, point)
 
 
+def test_what_a_file_does_not_allow_is_told_on_the_page(run_folder):
+    import gradio
+
+    [run] = open_runs([run_folder])
+    with pytest.raises(gradio.Error, match="has no sample 99"):
+        page_module._telling(run.samples.read)(99)
+
+
 def test_every_strategy_that_is_offered_is_known():
     assert all(get_strategy(name) for name in page_module.STRATEGIES)
 
