@@ -89,7 +89,7 @@ def _first_line(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-# ---- solve, evaluate, compare, audit, publish, env ----
+# ---- solve, evaluate, compare, audit, app, publish, env ----
 
 
 def _solve(arguments: argparse.Namespace) -> None:
@@ -210,6 +210,12 @@ def _audit(arguments: argparse.Namespace) -> None:
     print((folder / "report.md").read_text(encoding="utf-8"))
 
 
+def _app(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.app import serve
+
+    serve(arguments.runs, arguments.model, arguments.port)
+
+
 def _publish(arguments: argparse.Namespace) -> None:
     from efficient_reasoning.hub import publish
 
@@ -318,6 +324,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("--out", required=True, type=Path, help="folder for the report")
     _add_sampling(audit)
+
+    app = _command(commands, "app", _app, "explore runs of evaluate on a local page (extra app)")
+    app.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
+    app.add_argument("--model", nargs="+", default=[], help="one or two to ask: folders, Hub ids, or overthinker")
+    app.add_argument("--port", default=7860, type=_count, help="of 127.0.0.1 (default: %(default)s)")
 
     publish = _command(commands, "publish", _publish, "upload a model with its card and curve to the Hub")
     publish.add_argument("run", metavar="RUN", type=_folder, help="folder that evaluate wrote for this model")

@@ -80,7 +80,7 @@ def test_help_is_instant():
     assert min(seconds) < 0.2
 
 
-@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "audit", "publish", "env"])
+@pytest.mark.parametrize("name", ["solve", "evaluate", "compare", "audit", "app", "publish", "env"])
 def test_help_of_a_command_imports_nothing_heavy(name):
     code = f"""
 import sys
@@ -212,6 +212,7 @@ def rooms(monkeypatch):
 
     room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
     room("evaluation", evaluate_model=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
+    room("app", serve=recorder("app", None))
     room("hub", publish=recorder("publish", Path("to_upload")))
     room("problems", FAMILIES={"sums": None}, MIXED="mixed")
     return calls
@@ -303,6 +304,11 @@ def test_compare(rooms, capsys, tmp_path):
     assert capsys.readouterr().out == "a table\n"
 
 
+def test_app(rooms, tmp_path):
+    cli.main(["app", str(tmp_path), str(tmp_path), "--model", "m", "n", "--port", "7000"])
+    assert rooms["app"] == (([tmp_path, tmp_path], ["m", "n"], 7000), {})
+
+
 def test_publish(rooms, capsys, tmp_path):
     cli.main(["publish", str(tmp_path), "--model", "m", "--repo", "org/name", "--dry-run"])
     words, settings = rooms["publish"]
@@ -337,6 +343,7 @@ def test_publish(rooms, capsys, tmp_path):
         ("evaluate --model m --task sums --out o --budgets 64,", "'' is not a whole number of at least 1"),
         ("evaluate --model m --task sums", "the following arguments are required: --out"),
         ("compare nowhere", "nowhere: no such folder"),
+        ("app nowhere", "nowhere: no such folder"),
         ("publish nowhere --model m --repo a/b", "nowhere: no such folder"),
     ],
 )

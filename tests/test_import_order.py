@@ -17,7 +17,7 @@ ORDER = [
     "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
     "rewards", "evaluation", "audit", "cards", "hub",
-    "rl", "scratch", "training", "data_tools", "recipes",
+    "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking")
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
