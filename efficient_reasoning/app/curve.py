@@ -29,14 +29,14 @@ def numbered_points(runs: Sequence[Run]) -> list[tuple[Run, dict]]:
 
 def describe(run: Run, point: dict) -> list[str]:
     """What is to be known of a point: run, strategy and budget, accuracy, tokens, samples."""
-    accuracy, tokens = point["accuracy"], point["total_tokens"]
+    accuracy, tokens = point["accuracy"], point["generated_tokens"]
     percent = f"{100 * accuracy['mean']:.1f} % [{100 * accuracy['low']:.1f}, {100 * accuracy['high']:.1f}]"
     return [
         run.label,
         f"{point['strategy']}, {budget_label(point['budget_tokens'])}",
         f"accuracy {percent}",
         f"{tokens['mean']:,.1f} tokens [{tokens['low']:,.1f}, {tokens['high']:,.1f}]",
-        f"{point['spent_tokens']['mean']:,.1f} spent in all",
+        f"{point['total_tokens']['mean']:,.1f} of them in the response",
         f"{point['n_problems']:,} problems, {point['n']:,} samples",
     ]
 
@@ -78,8 +78,8 @@ def legend(runs: Sequence[Run]) -> str:
 
 
 def _token_axis(points: list[dict], left: float, right: float):
-    lows = [point["total_tokens"]["low"] for point in points]
-    highs = [point["total_tokens"]["high"] for point in points]
+    lows = [point["generated_tokens"]["low"] for point in points]
+    highs = [point["generated_tokens"]["high"] for point in points]
     low, high = min(lows), max(max(highs), 1)
     if low > 0 and high / low > _LOG_ABOVE_RATIO:
         low, high = low / 1.1, high * 1.1
@@ -126,7 +126,7 @@ def _grid(x, x_ticks: list[float], y, y_ticks: list[float], width: int, height: 
 
 def _line(run: Run, strategy: str, dash: str, colour: str, x, y) -> str:
     means = sorted(
-        (point["total_tokens"]["mean"], 100 * point["accuracy"]["mean"])
+        (point["generated_tokens"]["mean"], 100 * point["accuracy"]["mean"])
         for point in run.points
         if point["strategy"] == strategy
     )
@@ -135,7 +135,7 @@ def _line(run: Run, strategy: str, dash: str, colour: str, x, y) -> str:
 
 
 def _point(number: int, run: Run, point: dict, colour: str, x, y) -> str:
-    tokens, accuracy = point["total_tokens"], point["accuracy"]
+    tokens, accuracy = point["generated_tokens"], point["accuracy"]
     at_x, at_y = x(tokens["mean"]), y(100 * accuracy["mean"])
     arms = (
         f'<line class="arm" x1="{x(tokens["low"]):.1f}" x2="{x(tokens["high"]):.1f}" y1="{at_y:.1f}" y2="{at_y:.1f}"/>'

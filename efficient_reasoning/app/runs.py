@@ -11,7 +11,7 @@ from efficient_reasoning.app.samples import SampleIndex
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 
-_DRAWN = ("accuracy", "total_tokens", "spent_tokens")
+_DRAWN = ("accuracy", "generated_tokens", "total_tokens")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _summary(folder: Path) -> dict:
         whole = bool(names) and all(map(math.isfinite, numbers))
     except BadInput:
         raise
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise BadInput(f"{folder}/summary.json: not one that `evaluate` wrote; repeat the command of the run.")

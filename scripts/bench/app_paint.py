@@ -32,6 +32,7 @@ def write_run(folder: Path) -> None:
     """A finished run with texts and ids as long as a reasoning model's."""
     from efficient_reasoning.evaluation.summary import summarise
     from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
+    from efficient_reasoning.traces import FORMAT
 
     lot = random.Random(0)
 
@@ -52,6 +53,9 @@ def write_run(folder: Path) -> None:
             "forced_close": False,
             "empty_answer": False,
             "floor_tokens": None,
+            "first_correct_tokens": None,
+            "settled_tokens": None,
+            "loops": False,
             "thinking_tokens": thinking_tokens,
             "answer_tokens": 4,
             "total_tokens": thinking_tokens + 6,
@@ -64,13 +68,15 @@ def write_run(folder: Path) -> None:
                 "decoded_tokens": thinking_tokens + 7,
                 "forced_tokens": 0,
                 "masked_tokens": 0,
+                "flops": 1e12,
                 "seconds": 1.0,
+                "peak_memory_bytes": 0,
             },
         }
 
     samples = folder / "samples.jsonl"
     write_jsonl(samples, (sample(number, budget) for number in range(PROBLEMS) for budget in BUDGETS))
-    config = {"model": "made up", "strategies": ["budget-forcing"], "budgets": list(BUDGETS)}
+    config = {"model": "made up", "strategies": ["budget-forcing"], "budgets": list(BUDGETS), "format": FORMAT}
     write_json(folder / "summary.json", summarise(read_jsonl(samples), config))
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from efficient_reasoning.evaluation.summary import summarise
 from efficient_reasoning.files import write_json
+from efficient_reasoning.traces import FORMAT
 
 POINTS = (("budget-forcing", 64), ("budget-forcing", None), ("no-thinking", None))
 
@@ -37,13 +38,18 @@ def make_sample(strategy: str, budget: int | None, number: int, **changes) -> di
         "strategy": strategy,
         "budget_tokens": budget,
         "seed": number,
+        "first_correct_tokens": None,
+        "settled_tokens": None,
+        "loops": False,
         "spend": {
             "requests": 1,
             "prompt_tokens": 9,
             "decoded_tokens": thinking + answer + 1,
             "forced_tokens": 2,
             "masked_tokens": 0,
+            "flops": 1e6,
             "seconds": 0.01,
+            "peak_memory_bytes": 0,
         },
     } | changes
 
@@ -54,9 +60,9 @@ def write_run(folder: Path, samples: list[dict]) -> Path:
     text = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     (folder / "samples.jsonl").write_text(text, encoding="utf-8")
     points = dict.fromkeys((sample["strategy"], sample["budget_tokens"]) for sample in samples)
-    config = {"model": folder.name}
+    config = {"model": folder.name, "format": FORMAT}
     config |= {"strategies": list(dict.fromkeys(s for s, _ in points)), "budgets": []}
-    summary = {"points": [], "statistics": {"level": 0.95}}
+    summary = {"config": config, "points": [], "statistics": {"level": 0.95}}
     for strategy, budget in points:
         own = [sample for sample in samples if (sample["strategy"], sample["budget_tokens"]) == (strategy, budget)]
         summary["points"] += summarise(own, config | {"strategies": [strategy], "budgets": [budget]})["points"]

@@ -99,7 +99,7 @@ def test_a_point_is_read_under_the_pointer_and_with_the_keyboard(page, folders):
         drawn.nth(number).locator(".reach").hover(force=True)
         api.expect(tip).to_be_visible()
         assert tip.inner_text().splitlines()[0] == run.label
-        accuracy, tokens = point["accuracy"], point["total_tokens"]
+        accuracy, tokens = point["accuracy"], point["generated_tokens"]
         assert f"accuracy {100 * accuracy['mean']:.1f} %" in tip.inner_text()
         assert f"{tokens['mean']:,.1f} tokens" in tip.inner_text()
         box = tip.bounding_box()

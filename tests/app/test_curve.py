@@ -21,8 +21,8 @@ def point(tokens, accuracy, budget=None, strategy="s"):
         "n": 5,
         "n_problems": 5,
         "accuracy": interval(*accuracy),
+        "generated_tokens": interval(*tokens),
         "total_tokens": interval(*tokens),
-        "spent_tokens": interval(*tokens),
     }
 
 
@@ -43,7 +43,7 @@ def test_points_are_numbered_and_say_what_they_are(make_run):
         accuracy = own["accuracy"]
         low, high = 100 * accuracy["low"], 100 * accuracy["high"]
         assert f"accuracy {100 * accuracy['mean']:.1f} % [{low:.1f}, {high:.1f}]" in text
-        assert f"{own['total_tokens']['mean']:.1f} tokens [" in text
+        assert f"{own['generated_tokens']['mean']:.1f} tokens [" in text
         assert "30 problems, 30 samples" in text
 
 
@@ -73,7 +73,7 @@ def test_everything_is_drawn_inside_and_up_and_left_are_better(points, width, he
         assert all(0 <= place <= most for place in places)
     reaches = [mark.find("*[@class='reach']") for mark in marks(svg)]
     at = [(float(reach.get("cx")), float(reach.get("cy"))) for reach in reaches]
-    means = [(own["total_tokens"]["mean"], -own["accuracy"]["mean"]) for own in points]
+    means = [(own["generated_tokens"]["mean"], -own["accuracy"]["mean"]) for own in points]
     for i, one in enumerate(means):
         for j, other in enumerate(means):
             assert one[0] <= other[0] or at[i][0] > at[j][0]
