@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import HubServer
+from hub_server import TOKEN, HubServer
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.evaluation.summary import summarise, write_summary
 from efficient_reasoning.files import write_json, write_jsonl
 from efficient_reasoning.hub import write_training_card
 from efficient_reasoning.traces import FORMAT
-
-TOKEN = "hf_" + "Abcdefghij" * 3
 
 
 @pytest.fixture
@@ -156,7 +154,3 @@ def hub(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield server
     server.stop()
-
-
-def files_of(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

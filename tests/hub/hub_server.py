@@ -14,8 +14,11 @@ import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import yaml
+
+TOKEN = "hf_" + "Abcdefghij" * 3
 
 LARGE_BYTES = 4096
 
@@ -277,3 +280,7 @@ def _oid(content: bytes, mode: str) -> str:
     if mode == "lfs":
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from conftest import files_of
+from hub_server import files_of
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl

@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from conftest import TOKEN, files_of
+from hub_server import TOKEN, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint

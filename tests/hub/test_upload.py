@@ -6,8 +6,7 @@ import logging
 import math
 
 import pytest
-from conftest import TOKEN, files_of
-from hub_server import LARGE_BYTES, Failure, Repository
+from hub_server import LARGE_BYTES, TOKEN, Failure, Repository, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.errors import BadInput
