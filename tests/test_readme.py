@@ -44,7 +44,15 @@ def test_every_path_exists():
 
 
 def test_the_commands_are_found():
-    assert {line.split()[1] for line in COMMANDS} == {"data", "train", "evaluate", "compare", "publish"}
+    assert {line.split()[1] for line in COMMANDS} == {
+        "audit",
+        "data",
+        "train",
+        "evaluate",
+        "compare",
+        "app",
+        "publish",
+    }
 
 
 @pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line.split()[1:3]))
@@ -65,7 +73,7 @@ def test_every_command_parses(line, monkeypatch):
 
     monkeypatch.setattr(cli, "_launch", launch)
     monkeypatch.setattr(config, "_build_trainer_config", lambda cls, values: cls)  # it would look for a GPU
-    for name in ("_evaluate", "_compare", "_publish"):
+    for name in ("_audit", "_evaluate", "_compare", "_app", "_publish"):
         monkeypatch.setattr(cli, name, stop)
     monkeypatch.setattr(cli, "_folder", Path)  # the folders come from the commands before
     with pytest.raises(Parsed):
