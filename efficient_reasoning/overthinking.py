@@ -38,6 +38,7 @@ from efficient_reasoning.thinking import ThinkingFormat
 
 LOOP_REPEATS = 3
 LOOP_TOKENS = 64
+_GRAM = 32
 
 _END = re.compile(r"[.!?][\"')\]*]*\Z")
 # The number of an item ("2. Then ...") is no answer.
@@ -121,10 +122,10 @@ class Reader:
 def loops(ids: Sequence[int]) -> bool:
     """Whether a block of ids stands at least `LOOP_REPEATS` times back to back, over at least `LOOP_TOKENS` in all.
 
-    The last repetition may be cut off once the others suffice. The time grows with the square: 8,000 ids take 40 ms.
+    The last repetition may be cut off once the others suffice. 32,000 ids take a tenth of a second.
     """
     ids = np.asarray(ids)
-    for period in range(1, len(ids) // LOOP_REPEATS + 1):
+    for period in _distances(ids):
         # A stretch with a period of p that is as long as m + p has m ids that equal the one p places before.
         needed = max(LOOP_REPEATS * period, LOOP_TOKENS) - period
         differs = ids[period:] != ids[:-period]
@@ -134,6 +135,20 @@ def loops(ids: Sequence[int]) -> bool:
         if np.diff(ends).max() > needed:
             return True
     return False
+
+
+def _distances(ids: np.ndarray) -> np.ndarray:
+    """How far apart the same `_GRAM` ids stand next to each other: a loop's period is among the distances.
+
+    In a loop at least 43 ids in a row equal those one period before, and so do whole grams of them.
+    """
+    if len(ids) < LOOP_TOKENS:
+        return np.empty(0, dtype=int)
+    factors = np.random.default_rng(0).integers(1 << 63, size=_GRAM, dtype=np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(ids.astype(np.uint64), _GRAM) @ factors  # hashed, modulo 2**64
+    order = np.argsort(grams, kind="stable")
+    apart = np.diff(order)[np.diff(grams[order]) == 0]
+    return np.unique(apart[apart <= len(ids) // LOOP_REPEATS])
 
 
 def kept_share(sample: Mapping) -> float:

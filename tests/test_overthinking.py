@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import time
+
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from efficient_reasoning import answers
-from efficient_reasoning.overthinking import Reader, Reading, loops, outcome_efficiency, underthinking
+from efficient_reasoning.overthinking import LOOP_TOKENS, Reader, Reading, loops, outcome_efficiency, underthinking
 from efficient_reasoning.thinking import ThinkingFormat
 
 EOS = "<eos>"
@@ -191,3 +194,31 @@ def test_the_two_metrics():
     assert underthinking(samples) == pytest.approx((0.75 + 0) / 2)
     assert outcome_efficiency(samples[2:]) is None and underthinking(samples[:2]) is None
     assert underthinking([sample(False, None, 0)]) == 0
+
+
+def test_loops_are_those_that_a_search_of_every_period_finds():
+    """Short alphabets repeat by accident, long ones only where a block was put several times."""
+    rng = random.Random(3)
+    found = set()
+    for _ in range(80):
+        letters, period = rng.choice((2, 5, 1000)), rng.randint(1, 60)
+        block = [rng.randrange(letters) for _ in range(period)]
+        times = rng.randint(1, 6)
+        around = [[rng.randrange(letters) for _ in range(rng.randint(0, 60))] for _ in range(2)]
+        ids = [*around[0], *(block * times), *block[: rng.randint(0, period)], *around[1]]
+        expected = any(
+            all(ids[i] == ids[i + p] for i in range(start, start + max(3 * p, LOOP_TOKENS) - p))
+            for p in range(1, len(ids) // 3 + 1)
+            for start in range(len(ids) - max(3 * p, LOOP_TOKENS) + 1)
+        )
+        assert loops(ids) == expected
+        found.add(expected)
+    assert found == {True, False}
+
+
+def test_long_responses_are_searched_in_no_time():
+    ids = random.Random(1).choices(range(150_000), k=32_000)
+    began = time.perf_counter()
+    assert not loops(ids)
+    assert loops(ids + list(range(400)) * 3)
+    assert time.perf_counter() - began < 0.5
