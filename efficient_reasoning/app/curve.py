@@ -1,4 +1,4 @@
-"""The curve as an SVG that one can point at: accuracy against mean total tokens, as in `evaluation.curve`.
+"""The curve as an SVG that one can point at: accuracy against mean tokens generated, as in `evaluation.curve`.
 
 A run is a colour, a strategy a line style; filled circles have a budget, hollow diamonds have none. Each point carries
 its text for pointer, keyboard and screen reader, and names itself by its number for whoever clicks it.
@@ -119,7 +119,7 @@ def _grid(x, x_ticks: list[float], y, y_ticks: list[float], width: int, height: 
     names = [f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{t:g} %</text>' for t in y_ticks]
     names += [f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{t:,.0f}</text>' for t in x_ticks[::every]]
     names.append(
-        f'<text x="{(_LEFT + right) / 2}" y="{height - 6}" text-anchor="middle">mean total tokens per problem</text>'
+        f'<text x="{(_LEFT + right) / 2}" y="{height - 6}" text-anchor="middle">mean tokens generated per problem</text>'
     )
     return "".join(lines + names)
 
