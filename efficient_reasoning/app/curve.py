@@ -118,9 +118,8 @@ def _grid(x, x_ticks: list[float], y, y_ticks: list[float], width: int, height: 
     lines = [f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y_ticks]
     names = [f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{t:g} %</text>' for t in y_ticks]
     names += [f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{t:,.0f}</text>' for t in x_ticks[::every]]
-    names.append(
-        f'<text x="{(_LEFT + right) / 2}" y="{height - 6}" text-anchor="middle">mean tokens generated per problem</text>'
-    )
+    middle = (_LEFT + right) / 2
+    names.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">mean tokens generated per problem</text>')
     return "".join(lines + names)
 
 
