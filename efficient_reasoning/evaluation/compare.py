@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,8 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Compar
     points: dict[str, dict[tuple, _Point]] = {}
     rows, baseline_problems = [], {}
     for label, folder in zip(labels, folders, strict=True):
-        problems, points[label] = _read_points(folder)
+        measured = [(point["strategy"], point["budget_tokens"]) for point in summaries[label]["points"]]
+        problems, points[label] = _read_points(folder, measured)
         if label == labels[0]:
             baseline_problems = problems
         _check_same_problems(folders[0], baseline_problems, folder, problems)
@@ -192,8 +193,8 @@ class _Point:
     samples: np.ndarray  # (N, 2): correct or not, and tokens, of each sample
 
 
-def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
-    """What each problem of a run is, and its points."""
+def _read_points(folder: Path, measured: Collection[tuple]) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
+    """What each problem of a run is, and the points of its summary; those of an extension that was cut off are not."""
     problems: dict[str, tuple] = {}
     floors: dict[str, int] = {}
     samples: dict[tuple, dict[str, list[tuple]]] = {}
@@ -202,14 +203,13 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
         problems[name] = (sample["question"], sample.get("answer"), sample["task"])
         if sample["floor_tokens"] is not None:
             floors[name] = sample["floor_tokens"]
-        of_point = samples.setdefault((sample["strategy"], sample["budget_tokens"]), {})
-        of_point.setdefault(name, []).append((sample["correct"], generated_tokens(sample)))
+        key = (sample["strategy"], sample["budget_tokens"])
+        if key in measured:
+            samples.setdefault(key, {}).setdefault(name, []).append((sample["correct"], generated_tokens(sample)))
     names = sorted(problems)
     floor = np.array([floors[name] for name in names]) if len(floors) == len(names) else None
     points = {}
     for key, of_point in samples.items():
-        if len(of_point) < len(names):
-            continue  # of an extension that was cut off; the summary does not have it either
         # Every problem has as many samples as the next, so the mean of the problems' means is that of the samples.
         means = np.array([np.mean(of_point[name], axis=0) for name in names])  # (C, 2)
         every = np.array([sample for name in names for sample in of_point[name]])

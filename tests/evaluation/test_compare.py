@@ -139,6 +139,18 @@ def test_an_extension_that_was_cut_off_changes_nothing(runs):
     assert rows_of(compare([runs["base"], runs["concise"]])) == rows_of(before)
 
 
+def test_whole_runs_leave_out_what_stands_in_no_table(runs):
+    """Of 513 samples a first chunk of 512 knows all problems: such a point is whole in problems, not in samples."""
+    before = compare([runs["base"], runs["concise"]])
+    path = runs["concise"] / "samples.jsonl"
+    unlimited = [sample for sample in read_jsonl(path) if sample["budget_tokens"] is None]
+    with open(path, "a") as stream:
+        for sample in unlimited[:-1]:
+            spend = sample["spend"] | {"decoded_tokens": 3, "forced_tokens": 0}
+            stream.write(json.dumps(sample | {"budget_tokens": 8, "spend": spend}) + "\n")
+    assert compare([runs["base"], runs["concise"]]).curves == before.curves
+
+
 def test_other_problems_are_refused_by_name(problems, fake_reasoner, runs, tmp_path):
     fewer = evaluate(fake_reasoner(), problems[:-2], out=tmp_path / "fewer")
     with pytest.raises(BadInput, match=r"2 of .*base are not in .*fewer, such as sum-38"):
