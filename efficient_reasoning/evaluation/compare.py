@@ -26,7 +26,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.curves import Curve, compare_curves
 from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
-from efficient_reasoning.evaluation.off_target import NOT_CHECKED, OffTargetChange, compare_off_target
+from efficient_reasoning.evaluation.off_target import MOSTLY, NOT_CHECKED, OffTargetChange, compare_off_target
 from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
 from efficient_reasoning.evaluation.statistics import Interval, mark_of, paired_bootstrap, paired_ratio
 from efficient_reasoning.evaluation.summary import generated_tokens, read_summary, write_csv
@@ -68,7 +68,8 @@ _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_to
 class Row:
     """One point of one run beside the baseline's.
 
-    What is compared is None in the baseline's own rows, and where the baseline has no such point.
+    What is compared is None in the baseline's own rows, and where the baseline has no such point; the change of tokens
+    also where the baseline mostly says nothing.
 
     Attributes:
         run: label of the run.
@@ -250,7 +251,10 @@ def _row(label: str, point: dict, own: _Point, baseline: _Point | None) -> Row:
     return dataclasses.replace(
         row,
         accuracy_change=accuracy_change,
-        tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems),
+        # Else some resample of a baseline that hardly says a word might have no tokens to divide by.
+        tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems)
+        if np.mean(baseline.generated_tokens > 0) >= MOSTLY
+        else None,
         mark=mark_of(accuracy_change),
         removable_share=_removable_share(baseline, own),
         aes=accuracy_efficiency_score(*pair),
@@ -323,9 +327,9 @@ def _unchecked(off_target: Mapping[str, Sequence[OffTargetChange]]) -> list[str]
 
 def _cells(row: Row) -> tuple[str, ...]:
     change = tokens = removable = aes = ""
-    if row.accuracy_change is not None and row.tokens_change is not None:
+    if row.accuracy_change is not None:
         change = f"{_signed(row.accuracy_change)} {row.mark}"
-        tokens = f"{100 * row.tokens_change.mean:+.1f} %"
+        tokens = "" if row.tokens_change is None else f"{100 * row.tokens_change.mean:+.1f} %"
         aes = "" if math.isnan(row.aes) else f"{row.aes:+.2f} ({row.aes_as_published:+.2f})"
     if row.removable_share is not None:
         removable = f"{100 * row.removable_share:.0f} %"

@@ -69,10 +69,10 @@ def accuracy_efficiency_score(
         length * dL - loss * |dA|    where dA < 0
 
     The paper's table has the loss with the other sign, which rewards it; `as_published` computes that, to compare with
-    published numbers and for nothing else. Not a number where the baseline is never right.
+    published numbers and for nothing else. Not a number where the baseline is never right, or says nothing.
     """
     (base_tokens, base_accuracy), (tokens, accuracy) = baseline, point
-    if not base_accuracy:
+    if not base_accuracy or not base_tokens:
         return math.nan
     shorter = (base_tokens - tokens) / base_tokens
     better = (accuracy - base_accuracy) / base_accuracy

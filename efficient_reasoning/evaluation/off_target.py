@@ -44,6 +44,7 @@ TOGETHER = "all"
 NOT_CHECKED = "not checked"
 FILE_NAME = "off_target.json"
 MOST_PROBLEMS = 50  # of one check
+MOSTLY = 0.5  # of the problems: where fewer get a token, changes of tokens are not told
 _STRATEGIES = {"no_thinking": "no-thinking"}  # others think as they like
 
 
@@ -227,7 +228,7 @@ def _change(check: str, pairs: np.ndarray, note: str) -> OffTargetChange:
     correct_before, correct, tokens_before, tokens = pairs.T
     problems = range(len(pairs))
     # Else some resample of a model that hardly says a word might have no tokens to divide by.
-    speaks = np.mean(tokens_before > 0) >= 0.5
+    speaks = np.mean(tokens_before > 0) >= MOSTLY
     if not correct_before.any():
         note = "; ".join(filter(None, (note, "the baseline solves none of them, so nothing can be lost")))
     change = paired_bootstrap(correct_before, correct, problems, share=True)

@@ -14,8 +14,8 @@ from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
 from efficient_reasoning.evaluation.statistics import mark_of
-from efficient_reasoning.evaluation.summary import read_summary
-from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.evaluation.summary import read_summary, summarise
+from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.inference import Ledger
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -151,6 +151,25 @@ def test_whole_runs_leave_out_what_stands_in_no_table(runs):
     assert compare([runs["base"], runs["concise"]]).curves == before.curves
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_says_nothing_is_compared(runs, tmp_path):
+    silent = runs["careless"]
+    path = silent / "samples.jsonl"
+    empty = {"total_tokens": 0, "correct": False, "truncated": False, "first_correct_tokens": None}
+    nothing = {"decoded_tokens": 1, "forced_tokens": 0}
+    write_jsonl(
+        path,
+        [sample | empty | {"spend": sample["spend"] | nothing} for sample in list(read_jsonl(path))],
+    )
+    silenced = summarise(read_jsonl(path), read_summary(silent)["config"])
+    write_json(silent / "summary.json", read_summary(silent) | silenced)
+    comparison = compare([silent, runs["base"]], tmp_path / "out")
+    row = rows_of(comparison)["base", None]
+    assert row.tokens_change is None and row.mark == "+" and np.isnan(row.aes)
+    assert "NaN" not in (tmp_path / "out" / "compare.json").read_text()
+    assert rows_of(compare([runs["base"], silent]))["careless", None].tokens_change.mean == -1
+
+
 def test_other_problems_are_refused_by_name(problems, fake_reasoner, runs, tmp_path):
     fewer = evaluate(fake_reasoner(), problems[:-2], out=tmp_path / "fewer")
     with pytest.raises(BadInput, match=r"2 of .*base are not in .*fewer, such as sum-38"):
@@ -168,6 +187,10 @@ def test_unfinished_and_missing_runs_are_refused(runs, tmp_path):
         compare([runs["base"], tmp_path / "nowhere"])
     with pytest.raises(BadInput, match="named twice"):
         compare([runs["base"], runs["base"]])
+    for nothing in ("{", "{}", "[]"):
+        (runs["concise"] / "summary.json").write_text(nothing)
+        with pytest.raises(BadInput, match=r"summary\.json: no summary of a run"):
+            compare([runs["base"], runs["concise"]])
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_reasoner, tmp_path):
