@@ -283,7 +283,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "measure accuracy against tokens")
     evaluate.add_argument("--model", required=True, help="folder or Hub id")
     evaluate.add_argument(
-        "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gsm_symbolic, gym:NAME, file:PATH"
+        "--task",
+        required=True,
+        type=_tasks,
+        help="T[,T] of sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH, hub:NAME",
     )
     evaluate.add_argument(
         "--strategy",
