@@ -406,8 +406,12 @@ def _write(
     for kind in ("png", "pdf"):
         draw_curve(summaries, out / f"curve.{kind}", "Accuracy against thinking spent")
         draw_lengths(lengths, out / f"lengths.{kind}", "Lengths, where responses are longest")
-        draw_budgets(summaries, out / f"budgets.{kind}", "Do budgets hold?")
-        draw_difficulty(summaries, out / f"difficulty.{kind}", "Where the tokens go")
+        for draw, name, title in (
+            (draw_budgets, f"budgets.{kind}", "Do budgets hold?"),
+            (draw_difficulty, f"difficulty.{kind}", "Where the tokens go"),
+        ):
+            if not draw(summaries, out / name, title):
+                (out / name).unlink(missing_ok=True)  # of an earlier comparison
     off_target = {
         run: [dataclasses.asdict(change) for change in changes] for run, changes in comparison.off_target.items()
     }

@@ -221,6 +221,19 @@ def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     assert table[0]["accuracy_change"] == "" and float(table[-1]["accuracy_change"]) < 0
 
 
+def test_pictures_of_an_earlier_comparison_do_not_stay(problems, fake_reasoner, runs, tmp_path):
+    bare = [{name: problem[name] for name in ("id", "question", "answer", "task")} for problem in problems]
+    unlimited = evaluate(fake_reasoner(), bare, out=tmp_path / "unlimited")
+    out = tmp_path / "out"
+    compare([runs["base"]], out)
+    assert (out / "budgets.png").exists() and (out / "difficulty.pdf").exists()
+    compare([unlimited], out)
+    assert (
+        sorted(path.stem for path in out.iterdir() if path.suffix in (".png", ".pdf"))
+        == ["curve"] * 2 + ["lengths"] * 2
+    )
+
+
 def test_a_dominated_point_names_the_one_that_beats_it(runs):
     rows = rows_of(compare(list(runs.values())))
     assert rows["concise", None].dominated_by is None
