@@ -146,6 +146,10 @@ def run_off_target(
         )
         checks[check] = _numbers(path, strategy, config)
     made_with = {"model": reasoner.name, "weights": reasoner.weights, "backend": reasoner.backend}
+    # Own checks of an earlier command stay.
+    earlier = _read(out)
+    if {name: earlier.get(name) for name in made_with} == made_with and earlier["sampling"] == settings:
+        checks |= {check: numbers for check, numbers in earlier["checks"].items() if check not in checks}
     result = {**made_with, "sampling": settings, "checks": checks}
     write_json(out / FILE_NAME, result)
     return result
