@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.checkpoint import ASSETS
@@ -34,7 +33,7 @@ from efficient_reasoning.evaluation.statistics import Interval, bootstrap, mark_
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.prompts import conversation
-from efficient_reasoning.traces import sample_traces
+from efficient_reasoning.traces import read_config, sample_traces
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
@@ -184,7 +183,7 @@ def _path(out: Path, check: str) -> Path:
 
 def _check_same_weights(reasoner: Reasoner, out: Path) -> None:
     config = out / "config.yaml"
-    if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("weights") != reasoner.weights:
+    if config.is_file() and read_config(config).get("weights") != reasoner.weights:
         raise BadInput(f"{out}: holds a run of other weights than those of {reasoner.name}; choose another out.")
 
 
@@ -204,7 +203,12 @@ def _numbers(path: Path, strategy: str, config: Mapping) -> dict:
 
 def _read(folder: Path) -> dict:
     path = folder / FILE_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"sampling": {}, "checks": {}}
+    if not path.is_file():
+        return {"sampling": {}, "checks": {}}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}); remove it and repeat `evaluate --off-target`.") from None
 
 
 def _why_not(check: str, before: Mapping, after: Mapping) -> str | None:

@@ -204,6 +204,12 @@ def test_what_was_not_checked_says_so(two_runs, tmp_path):
         assert {change.accuracy_change for change in changes} == {None}
 
 
+def test_numbers_that_are_torn_are_named(two_runs):
+    (two_runs[1] / "off_target.json").write_text("{")
+    with pytest.raises(BadInput, match=r"off_target\.json: not valid JSON"):
+        compare_off_target(*two_runs)
+
+
 def test_other_problems_and_other_settings_are_told(two_runs, knowing, tmp_path):
     path = two_runs[1] / "off_target.json"
     result = json.loads(path.read_text())
