@@ -186,18 +186,14 @@ def _audit(arguments: argparse.Namespace) -> None:
         )
     else:
         from efficient_reasoning.inference import load_reasoner
-        from efficient_reasoning.problems import load_problems
+        from efficient_reasoning.problems import load_tasks
 
         for name in ("tokenizer", "answers", "verifier"):
             if getattr(arguments, name) is not None:
                 raise BadInput(f"--{name} is for --logs; --task names a verifier itself: file:PATH?task=judge.")
         if arguments.task is None:
             raise BadInput("audit --model needs --task: what shall it solve?")
-        problems = [
-            problem
-            for task in arguments.task
-            for problem in load_problems(task, "test", arguments.num_problems, arguments.seed)
-        ]
+        problems = load_tasks(arguments.task, "test", arguments.num_problems, arguments.seed)
         folder = audit_model(
             load_reasoner(arguments.model, arguments.backend),
             problems,
@@ -287,7 +283,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _command(commands, "evaluate", _evaluate, "measure accuracy against tokens")
     evaluate.add_argument("--model", required=True, help="folder or Hub id")
     evaluate.add_argument(
-        "--task", required=True, type=_tasks, help="T[,T] of sums, heads_and_legs, gsm_symbolic, gym:NAME, file:PATH"
+        "--task",
+        required=True,
+        type=_tasks,
+        help="T[,T] of sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH, hub:NAME",
     )
     evaluate.add_argument(
         "--strategy",

@@ -1,7 +1,8 @@
 """How programs end when something is wrong: with one sentence and an exit code, without a traceback.
 
 1. `BadInput` means "what you gave me cannot be used". Its message names the file, line or key and the remedy.
-2. A full disk is nobody's mistake, and whatever was being written, the same command goes on once there is room.
+2. A full disk is nobody's mistake, and whatever was being written, the same command goes on once there is room. Where
+   nothing may be written, or a file stands for a folder, the place is named.
 3. Everything else is a fault of ours and keeps its traceback.
 """
 
@@ -11,6 +12,8 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
 class BadInput(ValueError):
@@ -48,6 +51,9 @@ def run(main: Callable[[], object]) -> None:
         print("Interrupted; run the same command to resume.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _REFUSED and error.filename:
+            print(f"error: {error.filename}: {error.strerror}; name another place.", file=sys.stderr)
+            sys.exit(2)
         if not is_full_disk(error):
             raise
         print(f"error: the disk is full ({error}); make room and run the same command again.", file=sys.stderr)

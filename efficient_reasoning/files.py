@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -126,7 +127,15 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write one indented JSON document, whole or not at all."""
+    """Write one indented JSON document, whole or not at all; JSON has null where a number is infinite or none."""
     with atomic_file(path) as stream:
-        json.dump(value, stream, ensure_ascii=False, indent=2)
+        json.dump(_finite(value), stream, ensure_ascii=False, indent=2, allow_nan=False)
         stream.write("\n")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -132,6 +132,21 @@ def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]
         yield trace
 
 
+def read_config(path: Path) -> dict:
+    """The configuration that `sample_traces` wrote.
+
+    Raises:
+        BadInput: somebody has changed it into something else.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise BadInput(f"{path}: no configuration of a run; restore the file, or choose another out.")
+    return config
+
+
 def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     """The seed of one sample: 31 bits that depend on nothing but the arguments."""
     digest = hashlib.blake2b(f"{seed}/{sample_index}/{problem_id}".encode(), digest_size=4).digest()
@@ -193,10 +208,12 @@ def _fingerprint(problems: Sequence[Mapping]) -> str:
 def _claim(config_path: Path, config: dict, path: Path) -> None:
     """Make `path` the file of this configuration or of one with more points, or refuse."""
     if config_path.is_file():
-        earlier = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        earlier = read_config(config_path)
         differing = sorted(key for key in config.keys() | earlier.keys() if config.get(key) != earlier.get(key))
         # Points may be added to a run: those that are there stay as they are.
-        grown = [key for key in ("strategies", "budgets") if all(value in config[key] for value in earlier[key])]
+        grown = [
+            key for key in ("strategies", "budgets") if all(value in config[key] for value in earlier.get(key, ()))
+        ]
         if not set(differing) <= set(grown):
             raise BadInput(f"{config_path}: holds a run that differs in {', '.join(differing)}; choose another out.")
         if differing:

@@ -20,7 +20,9 @@ class EvaluateArguments:
     """What to measure, and how."""
 
     model: str = field(metadata={"help": "Folder or Hub id; overthinker is the embedded model."})
-    tasks: list[str] = field(metadata={"help": "Of sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH."})
+    tasks: list[str] = field(
+        metadata={"help": "Of sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH, hub:NAME."}
+    )
     out: str = field(metadata={"help": "Folder of the run."})
     strategies: list[str] = field(
         default_factory=lambda: ["budget-forcing"], metadata={"help": "Inference strategies."}

@@ -398,6 +398,7 @@ def test_help_all_adds_the_trainers_fields(capsys):
         (BadInput("a.yaml: no."), 2, "error: a.yaml: no.\n"),
         (KeyboardInterrupt(), 130, "run the same command"),
         (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "error: the disk is full ("),
+        (OSError(errno.ENOTDIR, "Not a directory", "out/x"), 2, "error: out/x: Not a directory; name another place."),
         (Exception("No space left on device (os error 28)"), 2, "make room and run the same command again"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), 2, "the disk is full"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import subprocess
@@ -227,3 +228,9 @@ def test_a_missing_file_is_named(tmp_path):
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(BadInput, match=f"{path}: no such file; check the path"):
             next(read_jsonl(path))
+
+
+def test_json_has_no_word_for_what_is_no_number(tmp_path):
+    write_json(tmp_path / "file.json", {"aes": float("nan"), "tokens": (1.5, float("inf"))})
+    text = (tmp_path / "file.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"aes": None, "tokens": [1.5, None]}

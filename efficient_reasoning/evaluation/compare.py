@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.curves import Curve, compare_curves
 from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
-from efficient_reasoning.evaluation.off_target import NOT_CHECKED, OffTargetChange, compare_off_target
+from efficient_reasoning.evaluation.off_target import MOSTLY, NOT_CHECKED, OffTargetChange, compare_off_target
 from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
 from efficient_reasoning.evaluation.statistics import Interval, mark_of, paired_bootstrap, paired_ratio
 from efficient_reasoning.evaluation.summary import generated_tokens, read_summary, write_csv
@@ -68,7 +68,8 @@ _SAMPLING = ("samples_per_problem", "temperature", "top_p", "top_k", "max_new_to
 class Row:
     """One point of one run beside the baseline's.
 
-    What is compared is None in the baseline's own rows, and where the baseline has no such point.
+    What is compared is None in the baseline's own rows, and where the baseline has no such point; the change of tokens
+    also where the baseline mostly says nothing.
 
     Attributes:
         run: label of the run.
@@ -157,7 +158,8 @@ def compare(runs: Sequence[str | Path], out: str | Path | None = None) -> Compar
     points: dict[str, dict[tuple, _Point]] = {}
     rows, baseline_problems = [], {}
     for label, folder in zip(labels, folders, strict=True):
-        problems, points[label] = _read_points(folder)
+        measured = [(point["strategy"], point["budget_tokens"]) for point in summaries[label]["points"]]
+        problems, points[label] = _read_points(folder, measured)
         if label == labels[0]:
             baseline_problems = problems
         _check_same_problems(folders[0], baseline_problems, folder, problems)
@@ -192,8 +194,8 @@ class _Point:
     samples: np.ndarray  # (N, 2): correct or not, and tokens, of each sample
 
 
-def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
-    """What each problem of a run is, and its points."""
+def _read_points(folder: Path, measured: Collection[tuple]) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
+    """What each problem of a run is, and the points of its summary; those of an extension that was cut off are not."""
     problems: dict[str, tuple] = {}
     floors: dict[str, int] = {}
     samples: dict[tuple, dict[str, list[tuple]]] = {}
@@ -202,14 +204,13 @@ def _read_points(folder: Path) -> tuple[dict[str, tuple], dict[tuple, _Point]]:
         problems[name] = (sample["question"], sample.get("answer"), sample["task"])
         if sample["floor_tokens"] is not None:
             floors[name] = sample["floor_tokens"]
-        of_point = samples.setdefault((sample["strategy"], sample["budget_tokens"]), {})
-        of_point.setdefault(name, []).append((sample["correct"], generated_tokens(sample)))
+        key = (sample["strategy"], sample["budget_tokens"])
+        if key in measured:
+            samples.setdefault(key, {}).setdefault(name, []).append((sample["correct"], generated_tokens(sample)))
     names = sorted(problems)
     floor = np.array([floors[name] for name in names]) if len(floors) == len(names) else None
     points = {}
     for key, of_point in samples.items():
-        if len(of_point) < len(names):
-            continue  # of an extension that was cut off; the summary does not have it either
         # Every problem has as many samples as the next, so the mean of the problems' means is that of the samples.
         means = np.array([np.mean(of_point[name], axis=0) for name in names])  # (C, 2)
         every = np.array([sample for name in names for sample in of_point[name]])
@@ -250,7 +251,10 @@ def _row(label: str, point: dict, own: _Point, baseline: _Point | None) -> Row:
     return dataclasses.replace(
         row,
         accuracy_change=accuracy_change,
-        tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems),
+        # Else some resample of a baseline that hardly says a word might have no tokens to divide by.
+        tokens_change=paired_ratio(baseline.generated_tokens, own.generated_tokens, own.problems)
+        if np.mean(baseline.generated_tokens > 0) >= MOSTLY
+        else None,
         mark=mark_of(accuracy_change),
         removable_share=_removable_share(baseline, own),
         aes=accuracy_efficiency_score(*pair),
@@ -323,9 +327,9 @@ def _unchecked(off_target: Mapping[str, Sequence[OffTargetChange]]) -> list[str]
 
 def _cells(row: Row) -> tuple[str, ...]:
     change = tokens = removable = aes = ""
-    if row.accuracy_change is not None and row.tokens_change is not None:
+    if row.accuracy_change is not None:
         change = f"{_signed(row.accuracy_change)} {row.mark}"
-        tokens = f"{100 * row.tokens_change.mean:+.1f} %"
+        tokens = "" if row.tokens_change is None else f"{100 * row.tokens_change.mean:+.1f} %"
         aes = "" if math.isnan(row.aes) else f"{row.aes:+.2f} ({row.aes_as_published:+.2f})"
     if row.removable_share is not None:
         removable = f"{100 * row.removable_share:.0f} %"
@@ -402,8 +406,12 @@ def _write(
     for kind in ("png", "pdf"):
         draw_curve(summaries, out / f"curve.{kind}", "Accuracy against thinking spent")
         draw_lengths(lengths, out / f"lengths.{kind}", "Lengths, where responses are longest")
-        draw_budgets(summaries, out / f"budgets.{kind}", "Do budgets hold?")
-        draw_difficulty(summaries, out / f"difficulty.{kind}", "Where the tokens go")
+        for draw, name, title in (
+            (draw_budgets, f"budgets.{kind}", "Do budgets hold?"),
+            (draw_difficulty, f"difficulty.{kind}", "Where the tokens go"),
+        ):
+            if not draw(summaries, out / name, title):
+                (out / name).unlink(missing_ok=True)  # of an earlier comparison
     off_target = {
         run: [dataclasses.asdict(change) for change in changes] for run, changes in comparison.off_target.items()
     }

@@ -50,6 +50,8 @@ def compare_curves(runs: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]) 
         columns = [column for point in points for column in point]
         mean, drawn = resampled_means(columns, RESAMPLES)
         means[label], draws[label] = np.reshape(mean, (-1, 2)), drawn.reshape(RESAMPLES, -1, 2)
+        for tokens in (means[label][..., 0], draws[label][..., 0]):
+            np.maximum(tokens, 1, out=tokens)  # a run that says nothing stands where a logarithmic axis begins
     baseline = next(iter(runs))
     measured = _measure(means, baseline)
     resampled = [_measure({label: own[r] for label, own in draws.items()}, baseline) for r in range(RESAMPLES)]

@@ -102,14 +102,14 @@ def evaluate_model(
 
     Args:
         model, backend: as in `load_reasoner`, whose further options are `backend_options`.
-        tasks: as in `load_problems`, `num_problems` of each.
+        tasks: as in `load_tasks`, `num_problems` of each.
         off_target: None leaves the checks out; a list runs the shipped ones and those in its files (`load_suite`).
         seed, out: as in `evaluate`, whose other `settings` go on; those of sampling also to the checks.
     """
     from efficient_reasoning.inference import load_reasoner
-    from efficient_reasoning.problems import load_problems
+    from efficient_reasoning.problems import load_tasks
 
-    problems = [problem for task in tasks for problem in load_problems(task, "test", num_problems, seed)]
+    problems = load_tasks(tasks, "test", num_problems, seed)
     suite = None if off_target is None else load_suite(off_target)
     reasoner = load_reasoner(model, backend, **(backend_options or {}))
     folder = evaluate(reasoner, problems, seed=seed, out=out, **settings)

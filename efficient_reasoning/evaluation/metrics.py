@@ -69,10 +69,10 @@ def accuracy_efficiency_score(
         length * dL - loss * |dA|    where dA < 0
 
     The paper's table has the loss with the other sign, which rewards it; `as_published` computes that, to compare with
-    published numbers and for nothing else. Not a number where the baseline is never right.
+    published numbers and for nothing else. Not a number where the baseline is never right, or says nothing.
     """
     (base_tokens, base_accuracy), (tokens, accuracy) = baseline, point
-    if not base_accuracy:
+    if not base_accuracy or not base_tokens:
         return math.nan
     shorter = (base_tokens - tokens) / base_tokens
     better = (accuracy - base_accuracy) / base_accuracy
@@ -92,18 +92,27 @@ def pareto_front(points: Sequence[Point]) -> list[int]:
 
 
 def accuracy_at(points: Sequence[Point], tokens: np.ndarray | float) -> np.ndarray:
-    """Accuracy that the front of the points reaches with so many tokens.
+    """Accuracy that the points reach with so many tokens: the best of those that cost no more.
 
-    Linear between points of the front, in the logarithm of the tokens; constant behind the last one, because nobody
-    has to spend what is left; not a number before the first.
+    Linear between points, in the logarithm of the tokens; constant behind the last one, because nobody has to spend
+    what is left; not a number before the first. A point that brings nothing holds the line flat up to its tokens: a
+    line that skipped it would rise where it was measured not to, and a worse point would give a larger area.
     """
-    front = np.array([points[i] for i in pareto_front(points)])  # (P, 2)
-    front = front[np.unique(front[:, 0], return_index=True)[1]]  # equal points stand once
+    front = np.array(_best_so_far(points))  # (P, 2)
     return np.interp(np.log(tokens), np.log(front[:, 0]), front[:, 1], left=np.nan)
 
 
+def _best_so_far(points: Sequence[Point]) -> list[Point]:
+    """Tokens of all points, each once and rising, with the best accuracy that so many reach."""
+    front: dict[float, float] = {}
+    best = -math.inf
+    for tokens, reached in sorted(points):
+        front[tokens] = best = max(best, reached)
+    return list(front.items())
+
+
 def area_under_curve(points: Sequence[Point], low_tokens: float, high_tokens: float) -> float:
-    """Mean accuracy of the front over an axis of log tokens, from low_tokens to high_tokens; a share in [0, 1].
+    """Mean of `accuracy_at` over an axis of log tokens, from low_tokens to high_tokens; a share in [0, 1].
 
         integral of A(t) d(log t) / (log high - log low)
 
@@ -119,10 +128,9 @@ def area_under_curve(points: Sequence[Point], low_tokens: float, high_tokens: fl
 
 
 def tokens_at(points: Sequence[Point], accuracy: float) -> float | None:
-    """Fewest mean tokens with which the front of the points reaches an accuracy; None where it never does."""
-    front = [points[i] for i in pareto_front(points)]
+    """Fewest mean tokens at which `accuracy_at` reaches an accuracy; None where it never does."""
     before: Point | None = None
-    for tokens, reached in front:
+    for tokens, reached in _best_so_far(points):
         if reached >= accuracy:
             if before is None or reached == accuracy:
                 return tokens

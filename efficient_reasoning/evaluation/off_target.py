@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.checkpoint import ASSETS
@@ -34,7 +33,7 @@ from efficient_reasoning.evaluation.statistics import Interval, bootstrap, mark_
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.prompts import conversation
-from efficient_reasoning.traces import sample_traces
+from efficient_reasoning.traces import read_config, sample_traces
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
@@ -44,6 +43,7 @@ TOGETHER = "all"
 NOT_CHECKED = "not checked"
 FILE_NAME = "off_target.json"
 MOST_PROBLEMS = 50  # of one check
+MOSTLY = 0.5  # of the problems: where fewer get a token, changes of tokens are not told
 _STRATEGIES = {"no_thinking": "no-thinking"}  # others think as they like
 
 
@@ -145,6 +145,10 @@ def run_off_target(
         )
         checks[check] = _numbers(path, strategy, config)
     made_with = {"model": reasoner.name, "weights": reasoner.weights, "backend": reasoner.backend}
+    # Own checks of an earlier command stay.
+    earlier = _read(out)
+    if {name: earlier.get(name) for name in made_with} == made_with and earlier["sampling"] == settings:
+        checks |= {check: numbers for check, numbers in earlier["checks"].items() if check not in checks}
     result = {**made_with, "sampling": settings, "checks": checks}
     write_json(out / FILE_NAME, result)
     return result
@@ -179,7 +183,7 @@ def _path(out: Path, check: str) -> Path:
 
 def _check_same_weights(reasoner: Reasoner, out: Path) -> None:
     config = out / "config.yaml"
-    if config.is_file() and yaml.safe_load(config.read_text(encoding="utf-8")).get("weights") != reasoner.weights:
+    if config.is_file() and read_config(config).get("weights") != reasoner.weights:
         raise BadInput(f"{out}: holds a run of other weights than those of {reasoner.name}; choose another out.")
 
 
@@ -199,7 +203,12 @@ def _numbers(path: Path, strategy: str, config: Mapping) -> dict:
 
 def _read(folder: Path) -> dict:
     path = folder / FILE_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"sampling": {}, "checks": {}}
+    if not path.is_file():
+        return {"sampling": {}, "checks": {}}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path}: not valid JSON ({error}); remove it and repeat `evaluate --off-target`.") from None
 
 
 def _why_not(check: str, before: Mapping, after: Mapping) -> str | None:
@@ -227,7 +236,7 @@ def _change(check: str, pairs: np.ndarray, note: str) -> OffTargetChange:
     correct_before, correct, tokens_before, tokens = pairs.T
     problems = range(len(pairs))
     # Else some resample of a model that hardly says a word might have no tokens to divide by.
-    speaks = np.mean(tokens_before > 0) >= 0.5
+    speaks = np.mean(tokens_before > 0) >= MOSTLY
     if not correct_before.any():
         note = "; ".join(filter(None, (note, "the baseline solves none of them, so nothing can be lost")))
     change = paired_bootstrap(correct_before, correct, problems, share=True)

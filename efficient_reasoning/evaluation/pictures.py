@@ -31,13 +31,14 @@ def draw_lengths(lengths: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str
     shortest = min(float(tokens.min(initial=longest)) for tokens, _ in lengths.values())
     bins = np.geomspace(max(1.0, shortest), max(2.0, longest) * 1.001, _BINS + 1)
     for axes, (label, (tokens, correct)) in zip(panels, lengths.items(), strict=True):
+        mean = tokens.mean()
         tokens = np.maximum(tokens, bins[0])  # empty responses stand in the first bin
         parts, names = (
             [tokens[correct], tokens[~correct]],
             [f"correct ({correct.sum():,})", f"wrong ({(~correct).sum():,})"],
         )
         axes.hist(parts, bins, stacked=True, color=[_CORRECT, _WRONG], label=names)
-        axes.axvline(tokens.mean(), color=GREY, linewidth=1, linestyle="--", label=f"mean {tokens.mean():,.1f}")
+        axes.axvline(max(mean, bins[0]), color=GREY, linewidth=1, linestyle="--", label=f"mean {mean:,.1f}")
         dress(axes, label)
         legend(axes, "upper left")
         axes.set_ylabel("samples")

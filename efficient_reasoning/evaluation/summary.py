@@ -219,13 +219,17 @@ def read_summary(folder: str | Path) -> dict:
     """Read a finished run's summary.
 
     Raises:
-        BadInput: no such run, one that was cut off, or one of another version.
+        BadInput: no such run, one that was cut off, one of another version, or a summary that is none.
     """
     path = Path(folder) / "summary.json"
     if not path.is_file():
         reason = "the run was cut off, repeat its command to finish it" if path.parent.is_dir() else "check the path"
         raise BadInput(f"{folder}: no summary.json there; {reason}.")
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["config"].get("format") != FORMAT:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        format_of_run = summary["config"].get("format")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise BadInput(f"{path}: no summary of a run; repeat the command of the run, which makes it anew.") from None
+    if format_of_run != FORMAT:
         raise BadInput(f"{folder}: holds a run of another version of this toolkit; evaluate again into a new folder.")
     return summary

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
@@ -59,6 +61,23 @@ def family_of(problem: Mapping) -> str | None:
 
 def _identity(name: str, question: str) -> str:
     return f"{name}-{hashlib.blake2b(question.encode(), digest_size=6).hexdigest()}"
+
+
+def load_tasks(tasks: Sequence[str], split: Split = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:
+    """`load_problems` of several tasks, `num_problems` of each.
+
+    Rows without ids are called after their file. Where files of one name meet, their folders stand before all their
+    ids: `gsm8k/test.jsonl` and `svamp/test.jsonl` give gsm8k-test-0 and svamp-test-0.
+    """
+    loaded = [load_problems(task, split, num_problems, seed) for task in tasks]
+    counts = Counter(name for problems in loaded for name in {problem["id"] for problem in problems})
+    for task, problems in zip(tasks, loaded, strict=True):
+        kind, _, path = task.partition(":")
+        folder = Path(path.rpartition("?")[0] or path).parent.name
+        if kind == "file" and folder and any(counts[problem["id"]] > 1 for problem in problems):
+            for problem in problems:
+                problem["id"] = f"{folder}-{problem['id']}"
+    return [problem for problems in loaded for problem in problems]
 
 
 def load_problems(task: str, split: Split = "test", num_problems: int = 500, seed: int = 0) -> list[dict]:

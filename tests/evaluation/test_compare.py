@@ -14,8 +14,8 @@ from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
 from efficient_reasoning.evaluation.statistics import mark_of
-from efficient_reasoning.evaluation.summary import read_summary
-from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.evaluation.summary import read_summary, summarise
+from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.inference import Ledger
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -139,6 +139,37 @@ def test_an_extension_that_was_cut_off_changes_nothing(runs):
     assert rows_of(compare([runs["base"], runs["concise"]])) == rows_of(before)
 
 
+def test_whole_runs_leave_out_what_stands_in_no_table(runs):
+    """Of 513 samples a first chunk of 512 knows all problems: such a point is whole in problems, not in samples."""
+    before = compare([runs["base"], runs["concise"]])
+    path = runs["concise"] / "samples.jsonl"
+    unlimited = [sample for sample in read_jsonl(path) if sample["budget_tokens"] is None]
+    with open(path, "a") as stream:
+        for sample in unlimited[:-1]:
+            spend = sample["spend"] | {"decoded_tokens": 3, "forced_tokens": 0}
+            stream.write(json.dumps(sample | {"budget_tokens": 8, "spend": spend}) + "\n")
+    assert compare([runs["base"], runs["concise"]]).curves == before.curves
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_says_nothing_is_compared(runs, tmp_path):
+    silent = runs["careless"]
+    path = silent / "samples.jsonl"
+    empty = {"total_tokens": 0, "correct": False, "truncated": False, "first_correct_tokens": None}
+    nothing = {"decoded_tokens": 1, "forced_tokens": 0}
+    write_jsonl(
+        path,
+        [sample | empty | {"spend": sample["spend"] | nothing} for sample in list(read_jsonl(path))],
+    )
+    silenced = summarise(read_jsonl(path), read_summary(silent)["config"])
+    write_json(silent / "summary.json", read_summary(silent) | silenced)
+    comparison = compare([silent, runs["base"]], tmp_path / "out")
+    row = rows_of(comparison)["base", None]
+    assert row.tokens_change is None and row.mark == "+" and np.isnan(row.aes)
+    assert "NaN" not in (tmp_path / "out" / "compare.json").read_text()
+    assert rows_of(compare([runs["base"], silent]))["careless", None].tokens_change.mean == -1
+
+
 def test_other_problems_are_refused_by_name(problems, fake_reasoner, runs, tmp_path):
     fewer = evaluate(fake_reasoner(), problems[:-2], out=tmp_path / "fewer")
     with pytest.raises(BadInput, match=r"2 of .*base are not in .*fewer, such as sum-38"):
@@ -156,6 +187,10 @@ def test_unfinished_and_missing_runs_are_refused(runs, tmp_path):
         compare([runs["base"], tmp_path / "nowhere"])
     with pytest.raises(BadInput, match="named twice"):
         compare([runs["base"], runs["base"]])
+    for nothing in ("{", "{}", "[]"):
+        (runs["concise"] / "summary.json").write_text(nothing)
+        with pytest.raises(BadInput, match=r"summary\.json: no summary of a run"):
+            compare([runs["base"], runs["concise"]])
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_reasoner, tmp_path):
@@ -184,6 +219,19 @@ def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     with open(tmp_path / "out" / "compare.csv", newline="") as stream:
         table = list(csv.DictReader(stream))
     assert table[0]["accuracy_change"] == "" and float(table[-1]["accuracy_change"]) < 0
+
+
+def test_pictures_of_an_earlier_comparison_do_not_stay(problems, fake_reasoner, runs, tmp_path):
+    bare = [{name: problem[name] for name in ("id", "question", "answer", "task")} for problem in problems]
+    unlimited = evaluate(fake_reasoner(), bare, out=tmp_path / "unlimited")
+    out = tmp_path / "out"
+    compare([runs["base"]], out)
+    assert (out / "budgets.png").exists() and (out / "difficulty.pdf").exists()
+    compare([unlimited], out)
+    assert (
+        sorted(path.stem for path in out.iterdir() if path.suffix in (".png", ".pdf"))
+        == ["curve"] * 2 + ["lengths"] * 2
+    )
 
 
 def test_a_dominated_point_names_the_one_that_beats_it(runs):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from efficient_reasoning.evaluation.curve import draw_curve
+from efficient_reasoning.evaluation.pictures import draw_lengths
 
 
 def summary(*points: tuple[int | None, float, float], strategy: str = "budget-forcing") -> dict:
@@ -85,3 +87,14 @@ def test_drawing_needs_neither_pyplot_nor_a_display(tmp_path):
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_mean_length_is_that_of_all_responses_empty_ones_included(monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    kept = []
+    subplots = Figure.subplots
+    monkeypatch.setattr(Figure, "subplots", lambda *args, **more: kept.append(subplots(*args, **more)) or kept[-1])
+    tokens, correct = np.array([0.0, 0.0, 30.0]), np.array([False, False, True])
+    draw_lengths({"a": (tokens, correct)}, tmp_path / "lengths.png", title="Lengths")
+    assert "mean 10.0" in kept[0][0, 0].get_legend_handles_labels()[1]

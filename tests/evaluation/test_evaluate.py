@@ -318,3 +318,11 @@ def test_what_a_response_does_behind_its_answer(problems, fake_reasoner, tmp_pat
     right = [row for row in rows if row["correct"]]
     [point] = summarise(right, {"strategies": ["budget-forcing"], "budgets": [32]})["points"]
     assert point["underthinking"] is None
+
+
+@pytest.mark.parametrize("text", ["x: [", "- 1", ""])
+def test_a_configuration_that_is_none_is_named(problems, fake_reasoner, tmp_path, text):
+    evaluate(fake_reasoner(), problems, out=tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with pytest.raises(BadInput, match=r"config\.yaml: no configuration of a run"):
+        evaluate(fake_reasoner(), problems, out=tmp_path / "run")

@@ -73,8 +73,10 @@ def test_who_dominates_whom():
 
 
 def test_the_curve_between_its_points_and_outside_them():
-    # Half-way between 64 and 256 in octaves.
-    assert accuracy_at(CURVE, 128.0) == pytest.approx(0.7)
+    # Half-way between 32 and 64 in octaves; flat to 128, where it was measured to bring nothing; half-way to 256.
+    assert accuracy_at(CURVE, 2**5.5) == pytest.approx(0.35)
+    assert accuracy_at(CURVE, 128.0) == pytest.approx(0.5)
+    assert accuracy_at(CURVE, 2**7.5) == pytest.approx(0.7)
     assert accuracy_at(CURVE, 4096.0) == pytest.approx(0.9)
     assert np.isnan(accuracy_at(CURVE, 31.0))
     assert accuracy_at([(1.0, 0.5), (1.0, 0.5)], 1.0) == pytest.approx(0.5)
@@ -87,13 +89,21 @@ def test_the_area_is_the_integral(low, high):
     assert area_under_curve(CURVE, low, high) == pytest.approx(accuracy_at(CURVE, 2**middles).mean(), abs=1e-9)
 
 
+@pytest.mark.parametrize("worse", [0.0, 0.1, 0.13])
+def test_a_worse_point_never_gives_a_larger_area(worse):
+    better, less = ([(30, 0.0), (59, accuracy), (134, 1.0)] for accuracy in (0.14, worse))
+    assert area_under_curve(less, 30, 134) < area_under_curve(better, 30, 134)
+    assert tokens_at(less, 0.9) >= tokens_at(better, 0.9)
+
+
 def test_an_area_without_width_or_beginning():
     assert area_under_curve(CURVE, 64, 64) == pytest.approx(0.5)
     assert math.isnan(area_under_curve(CURVE, 16, 64))
 
 
 def test_tokens_at_equal_accuracy():
-    assert tokens_at(CURVE, 0.7) == pytest.approx(128.0)  # the inverse of the curve
+    assert tokens_at(CURVE, 0.7) == pytest.approx(2**7.5)  # the inverse of the curve
+    assert tokens_at(CURVE, 0.5) == 64.0
     assert tokens_at(CURVE, 0.1) == 32.0
     assert tokens_at(CURVE, 0.9) == 256.0
     assert tokens_at(CURVE, 0.95) is None

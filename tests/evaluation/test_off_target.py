@@ -113,6 +113,13 @@ def test_own_files_stand_beside_the_shipped_ones(knowing, tmp_path):
     assert (result["checks"]["mine"]["n"], result["checks"]["mine"]["accuracy"]["mean"]) == (50, 1.0)
 
 
+def test_own_checks_stay_when_they_are_not_named_again(knowing, tmp_path):
+    (tmp_path / "mine.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    first = run_off_target(knowing(), load_suite([str(tmp_path / "mine.jsonl")]), tmp_path / "run")
+    assert run_off_target(knowing(), load_suite(), tmp_path / "run") == first
+    assert list(run_off_target(knowing(), load_suite(), tmp_path / "run", seed=0)["checks"]) == [*CHECKS, "mine"]
+
+
 @pytest.mark.parametrize(
     ("name", "row", "message"),
     [
@@ -195,6 +202,12 @@ def test_what_was_not_checked_says_so(two_runs, tmp_path):
             (check, "not checked", reason) for check in CHECKS
         ]
         assert {change.accuracy_change for change in changes} == {None}
+
+
+def test_numbers_that_are_torn_are_named(two_runs):
+    (two_runs[1] / "off_target.json").write_text("{")
+    with pytest.raises(BadInput, match=r"off_target\.json: not valid JSON"):
+        compare_off_target(*two_runs)
 
 
 def test_other_problems_and_other_settings_are_told(two_runs, knowing, tmp_path):

@@ -126,6 +126,17 @@ def test_a_side_on_which_nothing_changed_is_not_proof_of_no_change():
     assert paired_bootstrap([0] * 20, six, range(20), share=True).low > 0
 
 
+@pytest.mark.parametrize(("problems", "is_proof"), [(1, False), (5, False), (6, True), (100, True)])
+def test_a_change_that_all_problems_share_is_not_certain(problems, is_proof):
+    """As in the exact sign test: five of five are no proof (p = 0.0625), six of six are (p = 0.03125)."""
+    wrong, right = [0] * problems, [1] * problems
+    better = paired_bootstrap(wrong, right, range(problems), share=True)
+    worse = paired_bootstrap(right, wrong, range(problems), share=True)
+    assert (better.low > 0) == (worse.high < 0) == is_proof
+    assert better.low == pytest.approx(-worse.high) == pytest.approx(2 * 0.025 ** (1 / problems) - 1)
+    assert (better.mean, better.high) == (-worse.mean, -worse.low) == (1, 1)
+
+
 def test_training_seeds_are_a_second_source_of_chance():
     rng = np.random.default_rng(7)
     problems, seeds = (grid.ravel() for grid in np.meshgrid(range(300), range(6), indexing="ij"))

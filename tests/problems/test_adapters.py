@@ -15,7 +15,7 @@ import pytest
 
 from efficient_reasoning.answers import verify, verify_many
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.problems import load_problems
+from efficient_reasoning.problems import load_problems, load_tasks
 
 DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", Path(__file__).parents[2] / "../shared/data"))
 SPLITS = ("train", "validation", "test")
@@ -433,3 +433,11 @@ def test_hub_says_what_is_wrong(dataset, mapping, split, message):
 def test_hub_without_such_a_data_set(tmp_path):
     with pytest.raises(BadInput, match="none: cannot read its split 'test'"):
         load_problems(f"hub:{tmp_path / 'none'}")
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    tasks = [jsonl(tmp_path / name / "test.jsonl", {"question": name, "answer": "1"}) for name in ("here", "there")]
+    tasks[1] += "?answer=answer"
+    assert [problem["id"] for problem in load_tasks(tasks)] == ["here-test-0", "there-test-0"]
+    assert [problem["id"] for problem in load_tasks(tasks[:1])] == ["test-0"]
+    assert load_tasks(["sums"], num_problems=3) == load_problems("sums", num_problems=3)
