@@ -154,7 +154,7 @@ def _distances(ids: np.ndarray) -> np.ndarray:
 def kept_share(sample: Mapping) -> float:
     """T'/T of one sample: the share of its tokens up to the first correct answer; 1 where that never comes."""
     first, total = sample["first_correct_tokens"], sample["total_tokens"]
-    return 1.0 if first is None else first / total
+    return 1.0 if first is None or total == 0 else first / total
 
 
 def outcome_efficiency(samples: Iterable[Mapping]) -> float | None:

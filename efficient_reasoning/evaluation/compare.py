@@ -36,7 +36,8 @@ from efficient_reasoning.traces import budget_label
 _LEGEND = (
     "+ better, - worse, = no loss (lower bound >= -1 point), ? too few problems to say; dominated in both means. AES: "
     "share of tokens saved + 3 x share of accuracy gained or - 5 x lost (arXiv 2501.12570; as published, losses add). "
-    "Area: mean accuracy over log tokens. No loss: the baseline's best accuracy less 1 point."
+    "Removable: share that is gone of the tokens above the shortest known solutions. Area: mean accuracy over log "
+    "tokens. No loss: the baseline's best accuracy less 1 point; inf: some resamples never reach it."
 )
 _HEADER = (
     "run",

@@ -28,7 +28,8 @@ class Curve:
     Attributes:
         run: its label.
         area: mean accuracy over the logarithm of the tokens, from where all runs have begun to the end of the longest.
-        tokens: mean tokens at which it reaches the baseline's best accuracy less `NO_LOSS`; None where it never does.
+        tokens: mean tokens at which it reaches the baseline's best accuracy less `NO_LOSS`; None where it never does,
+            and where the baseline is never right.
         area_change, tokens_change: from the baseline, run - baseline and run / baseline - 1; None in its own row.
     """
 
@@ -75,7 +76,8 @@ def _measure(runs: Mapping[str, np.ndarray], baseline: str) -> dict[str, tuple[f
     """Area and tokens of each run; (P, 2) of tokens and accuracy."""
     low = max(points[:, 0].min() for points in runs.values())
     high = max(points[:, 0].max() for points in runs.values())
-    equal = runs[baseline][:, 1].max() - NO_LOSS
+    best = runs[baseline][:, 1].max()
+    equal = best - NO_LOSS if best > NO_LOSS else math.inf  # any tokens do for an accuracy of nothing
     return {
         label: (area_under_curve(points := list(map(tuple, own)), low, high), tokens_at(points, equal))
         for label, own in runs.items()

@@ -30,6 +30,7 @@ from efficient_reasoning.overthinking import kept_share
 from efficient_reasoning.traces import FORMAT
 
 _LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens", "generated_tokens")
+_UNCOUNTED, _NO_VOTE = ("unit_tests", "judge"), False  # no two programs or texts are alike
 _EFFICIENCIES = ("outcome_efficiency", "underthinking")
 _FLAGS = ("correct", "truncated", "forced_close", "empty_answer", "loops")
 
@@ -87,7 +88,7 @@ def _numbers(sample: dict) -> dict:
         # The thinking was closed by force, and what should have been the answer went on until it was cut off.
         "kept_reasoning": sample["forced_close"] and sample["truncated"],
         "overshoot_tokens": 0 if budget_tokens is None else max(0, spent_tokens - budget_tokens),
-        "answer": extract_answer(sample["task"], sample["final_answer"]),
+        "vote": _vote(sample),
         "outcome_efficiency": kept_share(sample) if sample["correct"] else math.nan,
         "underthinking": math.nan if sample["correct"] else 1 - kept_share(sample),
         # A file's rows may hold anything under these names; groups are sorted, so they must be of one kind.
@@ -137,6 +138,14 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
     }
 
 
+def _vote(sample: Mapping) -> bool | str | None:
+    """What a sample votes for: all that is correct is one answer, however it is spelled; None where it has none."""
+    if sample["task"] in _UNCOUNTED:
+        return _NO_VOTE
+    answer = extract_answer(sample["task"], sample["final_answer"])
+    return True if answer is not None and sample["correct"] else answer
+
+
 def _votes(samples: list[dict]) -> dict:
     """pass@k for k = 2, 4, ... and all samples of a problem, and what their majority says; nothing of one sample."""
     by_problem: dict[str, list[dict]] = {}
@@ -150,9 +159,10 @@ def _votes(samples: list[dict]) -> dict:
         f"pass_at_{k}": [pass_at_k(n, correct, k) for n, correct in counts]
         for k in sorted({*(2**power for power in range(1, most.bit_length())), most})
     }
-    columns["majority"] = [
-        majority([one["answer"] for one in own], [one["correct"] for one in own]) for own in by_problem.values()
-    ]
+    if not any(one["vote"] == _NO_VOTE for one in samples):
+        columns["majority"] = [
+            majority([one["vote"] for one in own], [one["correct"] for one in own]) for own in by_problem.values()
+        ]
     intervals = bootstrap_columns(columns, list(by_problem), shares=columns)
     return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
 

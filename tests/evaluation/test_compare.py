@@ -321,3 +321,10 @@ def test_what_was_checked_off_target_is_compared(runs):
     ]
     assert "no such language" in next(line for line in lines if "languages" in line)
     assert not any(remark.startswith("Off target") for remark in comparison.remarks)
+
+
+def test_a_baseline_that_is_never_right_has_no_tokens_without_loss(problems, fake_reasoner, tmp_path):
+    folders = [
+        evaluate(fake_reasoner(name, skill), problems, out=tmp_path / name) for name, skill in (("a", -1), ("b", 1))
+    ]
+    assert [(curve.tokens, curve.tokens_change) for curve in compare(folders).curves] == [(None, None), (None, None)]

@@ -301,6 +301,16 @@ def test_several_samples_are_voted_on(problems, fake_reasoner, tmp_path):
     assert "majority" not in json.loads((single / "summary.json").read_text())["points"][0]
 
 
+def test_spellings_of_the_right_answer_vote_together_and_programs_do_not_vote(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(), problems[:1], samples_per_problem=4, out=tmp_path / "run")
+    rows = read_samples(run)
+    for row, (answer, correct) in zip(rows, [("3", True), ("3.0", True), ("4", False), ("4", False)], strict=True):
+        row |= {"task": "exact", "final_answer": answer, "correct": correct}
+    config = {"strategies": ["budget-forcing"], "budgets": [None]}
+    assert summarise(rows, config)["points"][0]["majority"]["mean"] == 0.5
+    assert "majority" not in summarise([row | {"task": "unit_tests"} for row in rows], config)["points"][0]
+
+
 def test_what_a_response_does_behind_its_answer(problems, fake_reasoner, tmp_path):
     run = evaluate(fake_reasoner(skill=0.5), problems, budgets=(32,), out=tmp_path / "run")
     rows = read_samples(run)
