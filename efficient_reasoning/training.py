@@ -93,6 +93,7 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     if arguments.dry_run:
         return
     output = Path(config.output_dir)
+    _keep_push(config, output)
     path = output / "run.json"
     settings = {name: value for name, value in config.to_dict().items() if not name.startswith(_INCIDENTAL)}
     identity = json.loads(json.dumps(settings | dataclasses.asdict(arguments) | _inputs(arguments), default=str))
@@ -109,6 +110,20 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
         _write_recipe(output / "recipe.yaml", arguments, config)
 
 
+def _keep_push(config: TrainingArguments, output: Path) -> None:
+    """Leave the pushing to `finish`: the trainer would make the repository at once, public where nothing else is said.
+
+    Raises:
+        BadInput: a name that the Hub does not take, or no access token; said before the training, not behind it.
+    """
+    from efficient_reasoning.hub.upload import check_repo, require_token
+
+    config.push_when_finished, config.push_to_hub = config.push_to_hub, False
+    if config.push_when_finished:
+        check_repo(config.hub_model_id or output.name, "--hub_model_id")
+        require_token()
+
+
 def _write_recipe(path: Path, arguments: RecipeArguments, config: TrainingArguments) -> None:
     """Write a config that trains the same again, and may be published: what is no default, and no folder of ours."""
     import yaml
@@ -119,6 +134,7 @@ def _write_recipe(path: Path, arguments: RecipeArguments, config: TrainingArgume
             value = getattr(part, entry.name)
             default = entry.default_factory() if callable(entry.default_factory) else entry.default
             plain = isinstance(value, (bool, int, float, str, list, dict))
+            plain |= value is None and entry.name != "pad_to_multiple_of"  # of which the device decides
             if plain and value != default and not entry.name.startswith((*_INCIDENTAL, *_DERIVED)):
                 is_path = isinstance(value, str) and Path(value).is_absolute()
                 settings[entry.name] = Path(value).name if is_path else json.loads(json.dumps(value, default=str))
@@ -269,8 +285,6 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
     output = Path(trainer.args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     unfinished = output / ".unfinished"
-    # What goes to the Hub is named in hub.py; left to itself, the trainer would upload its pickles too.
-    push, trainer.args.push_to_hub = trainer.args.push_to_hub, False
     if (output / "reasoning.json").is_file() and not unfinished.exists():
         print(f"{output} is finished; delete it to train again.")
     else:
@@ -301,8 +315,9 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
                 os.replace(path, output / path.name)
             unfinished.rmdir()
             print(f"Saved {output}")
-    if push and trainer.is_world_process_zero():
-        upload_folder(output, trainer.args.hub_model_id or output.name, public=trainer.args.hub_private_repo is False)
+    if getattr(trainer.args, "push_when_finished", False) and trainer.is_world_process_zero():
+        repo, public = trainer.args.hub_model_id or output.name, trainer.args.hub_private_repo is False
+        print(f"Uploaded {output} to {upload_folder(output, repo, public=public)}")
 
 
 def trained_tokens(trainer: Trainer) -> float | None:

@@ -254,7 +254,9 @@ def test_starting_seeds_every_generator(tmp_path):
 
 def test_only_what_hub_py_names_is_pushed(tiny_model, tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *_, **__: None)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
+    # It would make a repository that is public unless told otherwise.
+    monkeypatch.setattr(Trainer, "init_hf_repo", lambda *_, **__: calls.append("the trainer made a repository"))
     monkeypatch.setattr(Trainer, "push_to_hub", lambda *_, **__: calls.append("the trainer pushed"))
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda *_, **__: calls.append("the trainer pushed"))
     monkeypatch.setattr(
@@ -263,6 +265,16 @@ def test_only_what_hub_py_names_is_pushed(tiny_model, tmp_path, monkeypatch):
     train(tiny_model, tmp_path / "run", max_steps=2, push_to_hub=True, hub_model_id="me/tiny")
     train(tiny_model, tmp_path / "public", max_steps=2, push_to_hub=True, hub_private_repo=False)
     assert calls == [(tmp_path / "run", "me/tiny", False), (tmp_path / "public", "public", True)]
+
+
+def test_what_cannot_be_pushed_is_said_before_the_training(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
+    with pytest.raises(BadInput, match="--hub_model_id 'a/b/c' is no name for the Hub"):
+        train(tiny_model, tmp_path / "run", push_to_hub=True, hub_model_id="a/b/c")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(BadInput, match="no access token"):
+        train(tiny_model, tmp_path / "run", push_to_hub=True, hub_model_id="me/tiny")
+    assert not (tmp_path / "run").exists()
 
 
 # ---- the recipe that is published ----
@@ -277,6 +289,7 @@ def test_a_run_leaves_the_config_that_trains_it_again(tmp_path):
     settings = {"model": "overthinker", "data": rows, "reward": "kimi", "reward_parameters": "{weight: 0.1}"}
     settings |= {"seed": 3, "bf16": "false", "learning_rate": 5e-5, "per_device_train_batch_size": 4}
     settings |= {"num_generations": 4, "max_completion_length": 99, "logging_steps": 7, "output_dir": output}
+    settings |= {"vllm_importance_sampling_clip_max": "null"}
     parsed = parse(LengthRewardArguments, "trl:GRPOConfig", words_of(settings))
     start(*parsed)
     written = (output / "recipe.yaml").read_text()

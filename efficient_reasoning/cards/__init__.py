@@ -10,6 +10,7 @@ checkpoint is published. Code in a card is meant to be copied and run; `publish`
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -286,7 +287,8 @@ def _commands(
     """The template's section of operating points: a table, and how to run each of them here and on a server."""
     differing = {name: config[name] for name, usual in _SAMPLING.items() if config[name] != usual}
     sampling = [f"--{name.replace('_', '-')} {value}" for name, value in differing.items()]
-    asked = shlex.quote(question)
+    asked = ("-- " if question.startswith("-") else "") + shlex.quote(question)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", question)), default=0))  # no line of the question closes it
 
     def solve(point: OperatingPoint, *more: str) -> str:
         budget = [f"--budget-tokens {point.budget_tokens}"] if point.budget_tokens else []
@@ -306,6 +308,7 @@ def _commands(
     labels = [f"{point.purpose}: {point.strategy}, {budget_label(point.budget_tokens)}" for point in points]
     section = {
         "points": rows,
+        "fence": fence,
         "solve_commands": [(label, solve(point)) for label, point in zip(labels, points, strict=True)],
     }
     if metadata is not None and metadata.latent_steps:  # vLLM cannot

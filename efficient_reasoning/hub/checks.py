@@ -33,6 +33,8 @@ _MACHINE_PATH = re.compile(
     r"(?<![\w/.:<~!*)\]}-])/(?!(?:usr|bin|sbin|lib|etc|dev|proc|sys)/)(?:[A-Za-z_.][\w.+-]*/)+[\w.+-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\"
 )
+# White space as JSON writes it: its letter would be read as the beginning of the word behind it.
+_ESCAPED_SPACE = re.compile(r"(\\\\)|\\[bfnrt]")
 _QUESTION = "What is 2 + 3?"
 _TOOL = {
     "type": "function",
@@ -70,6 +72,7 @@ def check_texts(files: Mapping[str, Path], shown: str | Path) -> None:
 
 
 def _check_line(place: str, line: str, is_vocabulary: bool) -> None:
+    line = _ESCAPED_SPACE.sub(lambda escape: escape[1] or " ", line)
     if _SECRET.search(line):
         raise BadInput(f"{place} holds an access token or key; remove it, and revoke it if it was ever shared.")
     found = _MACHINE_PATH.search(line) if not is_vocabulary else None

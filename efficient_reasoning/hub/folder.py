@@ -30,9 +30,10 @@ _CHECKPOINT = (
     "LICENSE*",
     "README.md",
 )
-_MEASURED = ("evaluation/*", ".eval_results/*.yaml")
 _EVALUATION = ("summary.json", "curve.csv", "curve.png", "config.yaml", "environment.json")
 _OFF_TARGET = FILE_NAME  # where the run was checked there
+# And not whatever lies there: a training folder may hold a whole run.
+_MEASURED = (*(f"evaluation/{name}" for name in (*_EVALUATION, _OFF_TARGET, "example.json")), ".eval_results/*.yaml")
 
 
 def has_own_code(folder: Path) -> bool:

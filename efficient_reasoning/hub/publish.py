@@ -69,6 +69,8 @@ def publish(
     _check_same_model(run, summary, model)
     if benchmark is not None:
         check_benchmark(benchmark, run, summary)
+    if out.name in ("", "..") or out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise BadInput(f"{out}: no folder that could be replaced; name a new folder with --out.")
     data_sets = {
         name: out.with_name(f"{out.name}-{name}")
         for name, wanted in (("samples", with_samples), ("data", with_data))
@@ -91,9 +93,10 @@ def publish(
 def _check_replaceable(out: Path, data_sets: list[Path]) -> None:
     """Only what an earlier call has built is replaced."""
     for folder in (out, *data_sets):
-        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        ours = names <= FILES if folder in data_sets else (folder / "evaluation" / "summary.json").is_file()
-        if names and not ours:
+        there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        is_published = (folder / "evaluation" / "summary.json").is_file()
+        ours = FILES if folder in data_sets else hub_files(folder).keys() if is_published else set()
+        if there - ours:
             raise BadInput(f"{folder}: holds other files, which would be lost; name a new folder with --out.")
 
 

@@ -80,7 +80,7 @@ def upload_data_set(folder: str | Path, repo: str, *, public: bool = False) -> s
     return _upload(files, repo, "dataset", public, lambda name: False)
 
 
-def check_repo(repo: str) -> None:
+def check_repo(repo: str, option: str = "--repo") -> None:
     """Refuse a name that the Hub would not take."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -89,7 +89,7 @@ def check_repo(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError:
         raise BadInput(
-            f"--repo {repo!r} is no name for the Hub; write ORG/NAME with letters, digits, '-', '_' and '.'."
+            f"{option} {repo!r} is no name for the Hub; write ORG/NAME with letters, digits, '-', '_' and '.'."
         ) from None
 
 

@@ -65,7 +65,17 @@ def test_they_go_up_as_data_sets_before_the_card_that_links_them(run, model, row
     assert "/models/" in hub.lines("/commit/")[-1]
 
 
-@pytest.mark.parametrize("secret", [TOKEN, "/home/ann/problems.jsonl"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        TOKEN,
+        "/home/ann/problems.jsonl",
+        f"a line\n{TOKEN}",
+        f"a cell\t{TOKEN}",
+        "a line\n/home/ann/rows",
+        "a\nC:\\Users\\ann",
+    ],
+)
 def test_a_leak_in_a_line_is_refused(run, model, rows, secret):
     with rows.open("a") as stream:
         stream.write(json.dumps({"prompt": "a", "note": secret}) + "\n")

@@ -13,7 +13,7 @@ from efficient_reasoning import cli
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import write_json
+from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.hub import example, publish
 from efficient_reasoning.hub import folder as hub_folder
 
@@ -293,6 +293,35 @@ def test_a_folder_with_other_files_is_not_replaced(run, model):
     with pytest.raises(BadInput, match="holds other files, which would be lost"):
         publish(run, model, "ORG/concise-tiny", out=model)
     assert (model / "optimizer.pt").exists()
+
+
+def test_a_training_folder_that_holds_its_run_is_not_replaced(run, model):
+    run = run.rename(model / "evaluation")
+    with pytest.raises(BadInput, match="holds other files, which would be lost"):
+        publish(run, model, "ORG/concise-tiny", out=model)
+    assert (model / "optimizer.pt").exists() and (run / "samples.jsonl").exists()
+    assert "evaluation/samples.jsonl" not in hub_folder.hub_files(model)
+
+
+def test_what_is_no_folder_is_not_replaced(run, model, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "file", "link"):
+        with pytest.raises(BadInput, match="name a new folder with --out"):
+            publish(run, model, "ORG/concise-tiny", out=out, with_samples=True)
+
+
+@pytest.mark.parametrize("question", ["Compute 1 + 7 .\n```\nand\n````\nmore", "-1+7"])
+def test_a_question_may_hold_anything(run, model, question):
+    """Its lines close no block of the card, and its minus begins no option."""
+    samples = [sample | {"question": question} for sample in read_jsonl(run / "samples.jsonl")]
+    write_jsonl(run / "samples.jsonl", samples)
+    card = (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
+    local, _, server = re.findall(r"^(`{3,})bash\n(.*?)^\1$", card, re.DOTALL | re.MULTILINE)
+    assert (local[1].count("\nefficient-reasoning"), server[1].count("\ncurl")) == (1, 1)
+    [command, *_] = re.split("^# .*\n", local[1], flags=re.MULTILINE)[1:]
+    assert cli._parser().parse_args(shlex.split(command)[1:]).question == question
 
 
 def test_a_run_of_other_weights_is_refused(run, model):
