@@ -210,6 +210,12 @@ def thinking_format(model: str, tokenizer: PreTrainedTokenizerBase) -> ThinkingF
     return ThinkingFormat.from_tokenizer(tokenizer, open_text, close_text, eos_ids, vocab_size)
 
 
+def has_own_code(folder: Path) -> bool:
+    """Whether its architecture or tokenizer is one of its own, whose modeling files ride in the folder."""
+    configs = (folder / name for name in ("config.json", "tokenizer_config.json"))
+    return any("auto_map" in json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
+
+
 def weights_fingerprint(model: str) -> str | None:
     """What tells a checkpoint from another of the same name: a hash of a folder's weights; None for a Hub id."""
     folder = Path(model)

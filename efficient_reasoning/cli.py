@@ -360,7 +360,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", default=0.95, type=_at_least(0, float), help="nucleus (default: %(default)s)")
     parser.add_argument("--top-k", default=20, type=_at_least(0, int), help="0 is off (default: %(default)s)")
     parser.add_argument("--max-new-tokens", default=512, type=_count, help="of one chain (default: %(default)s)")
-    parser.add_argument("--seed", default=0, type=_at_least(0, int), help="(default: %(default)s)")
+    parser.add_argument("--seed", default=0, type=_seed, help="(default: %(default)s)")
 
 
 def _sampling(arguments: argparse.Namespace) -> dict[str, float]:
@@ -382,6 +382,14 @@ def _at_least(minimum: int, kind: type) -> Callable[[str], float]:
 
 
 _count = _at_least(1, int)
+_MOST_SEED = 2**63 - 1  # of torch's generators
+
+
+def _seed(text: str) -> int:
+    number = _at_least(0, int)(text)
+    if number > _MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST_SEED}, the largest seed")
+    return number
 
 
 def _budgets(text: str) -> list[int | None]:

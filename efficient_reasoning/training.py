@@ -114,10 +114,13 @@ def _keep_push(config: TrainingArguments, output: Path) -> None:
     """Leave the pushing to `finish`: the trainer would make the repository at once, public where nothing else is said.
 
     Raises:
-        BadInput: a name that the Hub does not take, or no access token; said before the training, not behind it.
+        BadInput: a name that the Hub does not take, no access token, or one on the command line; said before the
+            training, not behind it.
     """
     from efficient_reasoning.hub.upload import check_repo, require_token
 
+    if config.hub_token is not None:
+        raise BadInput("hub_token would lie in the run's files; leave it out, and use `hf auth login` or HF_TOKEN.")
     config.push_when_finished, config.push_to_hub = config.push_to_hub, False
     if config.push_when_finished:
         check_repo(config.hub_model_id or output.name, "--hub_model_id")

@@ -340,6 +340,7 @@ def test_publish(rooms, capsys, tmp_path):
         ("solve --model m q --top-p inf", "'inf' is not a number of at least 0"),
         ("solve --model m --file nowhere.jsonl", "nowhere.jsonl: no such file"),
         ("solve --model m --file {file}", "problems.jsonl, line 2: no text under question"),
+        ("solve --model m --seed 9223372036854775808 q", "is more than 9223372036854775807, the largest seed"),
         ("evaluate --model m --task sums --out o --budgets 64,0", "'0' is not a whole number of at least 1"),
         ("evaluate --model m --task sums --out o --budgets 64,", "'' is not a whole number of at least 1"),
         ("evaluate --model m --task sums", "the following arguments are required: --out"),

@@ -271,6 +271,8 @@ def test_what_cannot_be_pushed_is_said_before_the_training(tiny_model, tmp_path,
     monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
     with pytest.raises(BadInput, match="--hub_model_id 'a/b/c' is no name for the Hub"):
         train(tiny_model, tmp_path / "run", push_to_hub=True, hub_model_id="a/b/c")
+    with pytest.raises(BadInput, match="hub_token would lie in the run's files"):
+        train(tiny_model, tmp_path / "run", push_to_hub=True, hub_token="hf_" + "b" * 30)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(BadInput, match="no access token"):
         train(tiny_model, tmp_path / "run", push_to_hub=True, hub_model_id="me/tiny")

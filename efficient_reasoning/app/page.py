@@ -204,7 +204,7 @@ def _add_questions(reasoners: Sequence[Reasoner]) -> None:
         strategy = gr.Dropdown(list(STRATEGIES), value=STRATEGIES[0], label="Strategy")
         budget = gr.Slider(16, limit_tokens, value=min(128, limit_tokens), step=1, label="Budget in tokens", scale=2)
         without = gr.Checkbox(False, label="No budget", info=f"at most {limit_tokens:,} tokens")
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
     with gr.Row(elem_classes="pager"):
         go = gr.Button("Ask", variant="primary", size="md")
         stop = gr.Button("Stop", size="md")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points
-from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, thinking_format
+from efficient_reasoning.checkpoint import ReasoningMetadata, has_own_code, load_tokenizer, thinking_format
 from efficient_reasoning.evaluation.off_target import FILE_NAME
 from efficient_reasoning.inference import Assignment, Sampling, serve
 from efficient_reasoning.inference.strategy import think_limit
@@ -171,7 +171,6 @@ def _write(
     base_model = metadata.base_model if metadata else None
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
     licence = licence_of(folder) or (metadata.licence if metadata else None)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(str(folder))
     sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
@@ -190,7 +189,7 @@ def _write(
         repo=repo,
         origin=_origin(metadata),
         base_on_hub=base_model if base_is_on_hub else None,
-        trust=", trust_remote_code=True" if "auto_map" in config else "",
+        trust=", trust_remote_code=True" if has_own_code(folder) else "",
         has_chat_template=bool(tokenizer.chat_template),
         switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
         question=json.dumps(question, ensure_ascii=False),

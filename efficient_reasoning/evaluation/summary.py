@@ -233,7 +233,9 @@ def read_summary(folder: str | Path) -> dict:
     """
     path = Path(folder) / "summary.json"
     if not path.is_file():
-        reason = "the run was cut off, repeat its command to finish it" if path.parent.is_dir() else "check the path"
+        reason = "name a folder that evaluate wrote" if path.parent.is_dir() else "check the path"
+        if (path.parent / "config.yaml").is_file():
+            reason = "the run was cut off, repeat its command to finish it"
         raise BadInput(f"{folder}: no summary.json there; {reason}.")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

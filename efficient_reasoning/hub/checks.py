@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficient_reasoning.checkpoint import has_own_code
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.hub.folder import has_own_code
 from efficient_reasoning.prompts import template_kwargs
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _SECRET = re.compile(
 # place on every machine (/usr/bin/env) gives nothing away.
 _MACHINE_PATH = re.compile(
     r"(?<![\w/.:<~!*)\]}-])/(?!(?:usr|bin|sbin|lib|etc|dev|proc|sys)/)(?:[A-Za-z_.][\w.+-]*/)+[\w.+-]+"
+    r"|\bfile:/{1,3}[\w.-]+/[\w.+-]+"
     r"|\b[A-Za-z]:\\{1,2}Users\\"
 )
 # White space as JSON writes it: its letter would be read as the beginning of the word behind it.

@@ -19,9 +19,12 @@ SAMPLES, ROWS = "samples.jsonl", "rows.jsonl"
 FILES = {SAMPLES, ROWS, "README.md"}
 # Columns of traces and training rows that a reader may not guess.
 _MEANINGS = {
+    "id": "of the problem",
     "question": "the problem",
     "answer": "its gold answer",
     "task": "the verifier that decides whether a solution is correct",
+    "difficulty": "as the family counts it",
+    "metadata": "what else the problem brings along",
     "prompt": "what the model read, as TRL takes it",
     "completion": "what the model wrote, as TRL takes it",
     "prompt_ids": "the same as token ids",
@@ -35,9 +38,14 @@ _MEANINGS = {
     "correct": "what the verifier says",
     "truncated": "cut off before the end token",
     "forced_close": "the thinking was closed from outside",
+    "empty_answer": "nothing stands behind the thinking",
+    "first_correct_tokens": "tokens up to the first correct answer; null where there is none",
+    "settled_tokens": "tokens up to where the final answer stands first",
+    "loops": "a block of tokens repeats itself",
     "strategy": "how the budget was kept",
     "budget_tokens": "most tokens that the strategy might decode; null is no budget",
     "spend": "all that the strategy made the model do",
+    "sample_index": "which of the samples of a problem",
     "seed": "of the sampling",
     "tokenizer_hash": "where it is equal, token ids mean the same",
     "method": "the data tool that made the row",

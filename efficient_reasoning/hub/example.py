@@ -23,10 +23,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from efficient_reasoning.checkpoint import ReasoningMetadata
+from efficient_reasoning.checkpoint import ReasoningMetadata, has_own_code
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json
-from efficient_reasoning.hub.folder import has_own_code
 
 EXAMPLE_NAME = "evaluation/example.json"
 _MOST_TOKENS = 256

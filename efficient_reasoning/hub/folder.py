@@ -5,11 +5,11 @@ Optimizer states, pickles and whatever else lies in a training folder cannot sli
 
 from __future__ import annotations
 
-import json
 import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from efficient_reasoning.checkpoint import has_own_code
 from efficient_reasoning.evaluation.off_target import FILE_NAME
 
 _CHECKPOINT = (
@@ -34,12 +34,6 @@ _EVALUATION = ("summary.json", "curve.csv", "curve.png", "config.yaml", "environ
 _OFF_TARGET = FILE_NAME  # where the run was checked there
 # And not whatever lies there: a training folder may hold a whole run.
 _MEASURED = (*(f"evaluation/{name}" for name in (*_EVALUATION, _OFF_TARGET, "example.json")), ".eval_results/*.yaml")
-
-
-def has_own_code(folder: Path) -> bool:
-    """Whether its architecture or tokenizer is one of its own, whose modeling files ride in the folder."""
-    configs = (folder / name for name in ("config.json", "tokenizer_config.json"))
-    return any("auto_map" in json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

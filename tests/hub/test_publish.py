@@ -380,6 +380,7 @@ def leak_path(model):
         (note("recipe.yaml", "key: sk-" + "a1B2" * 6), "recipe.yaml, line 3 holds an access token or key"),
         (note("recipe.yaml", "-----BEGIN RSA PRIVATE KEY-----"), "holds an access token or key"),
         (note("recipe.yaml", "data: /home/ann/rows.jsonl"), "line 3 holds the path /home/ann/rows.jsonl"),
+        (note("recipe.yaml", "task: file:/home/ann/rows.jsonl"), "line 3 holds the path file:/home/ann"),
         (note("recipe.yaml", r"data: C:\Users\ann"), "holds the path"),
     ],
 )
