@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from efficient_reasoning.evaluation.summary import summarise
 from efficient_reasoning.files import write_json
@@ -66,6 +67,7 @@ def write_run(folder: Path, samples: list[dict]) -> Path:
     for strategy, budget in points:
         own = [sample for sample in samples if (sample["strategy"], sample["budget_tokens"]) == (strategy, budget)]
         summary["points"] += summarise(own, config | {"strategies": [strategy], "budgets": [budget]})["points"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     write_json(folder / "summary.json", summary)
     return folder
 
