@@ -42,8 +42,8 @@ def speed(folder: Path, samples: int) -> dict:
     began = time.perf_counter()
     subprocess.run(command(folder, samples // SAMPLES_PER_PROBLEM, "none"), cwd=ROOT, check=True)
     evaluated = time.perf_counter()
-    config = json.loads((folder / "summary.json").read_text())["config"]
-    summary = summarise(read_jsonl(folder / "samples.jsonl"), config)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary |= summarise(read_jsonl(folder / "samples.jsonl"), summary["config"])
     write_summary(folder, summary)
     reported = time.perf_counter()
     compare([folder], folder / "comparison")
