@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from efficient_reasoning.evaluation.statistics import NO_LOSS
+from efficient_reasoning.evaluation.statistics import NO_LOSS
 from efficient_reasoning.files import atomic_file
 from efficient_reasoning.traces import budget_label
 
@@ -14,7 +16,6 @@ _SAVINGS = {
     "above_floor": "what lies above the shortest known solution",
 }
 _UNLIMITED = ("budget-forcing", None)
-_LOSS = 0.01  # of accuracy, a point: what may be lost and still be called no worse
 
 
 def write_report(numbers: Mapping, path: str | Path) -> None:
@@ -149,7 +150,7 @@ def _hull(numbers: Mapping) -> str:
 def _to_beat(hull: Sequence[Mapping]) -> str:
     """The cheapest point that is no worse than the model as it is; the points stand by rising tokens."""
     unlimited = next(one for one in hull if (one["strategy"], one["budget_tokens"]) == _UNLIMITED)
-    best = next(one for one in hull if one["accuracy"]["mean"] >= unlimited["accuracy"]["mean"] - _LOSS)
+    best = next(one for one in hull if one["accuracy"]["mean"] >= unlimited["accuracy"]["mean"] - NO_LOSS)
     if best is unlimited:
         return "With fewer tokens, none of it comes within a point of the accuracy without limits."
     saved = 1 - best["generated_tokens"]["mean"] / unlimited["generated_tokens"]["mean"]

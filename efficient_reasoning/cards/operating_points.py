@@ -56,9 +56,13 @@ def operating_points(run: str | Path, summary: Mapping) -> list[OperatingPoint]:
     lossless = _cheapest_without_loss(Path(run), points, best)
     if lossless is not None:
         purposes[_key(lossless)] = "fewest tokens without loss"
+    places = {_place(point) for point in points if _key(point) in purposes}
     for point in points:
-        if not any(dominates(_place(other), _place(point)) for other in points):
-            purposes.setdefault(_key(point), "on the front")
+        place = _place(point)
+        # Of points that are equal, because a budget never came into play, the first will do.
+        if place not in places and not any(dominates(_place(other), place) for other in points):
+            purposes[_key(point)] = "on the front"
+            places.add(place)
     chosen = [point for point in points if _key(point) in purposes]
     return [
         OperatingPoint(

@@ -59,3 +59,8 @@ def test_a_point_that_was_cut_off_does_not_matter(tmp_path, points_of):
         for name, (correct, tokens) in points.items()
     ]
     assert [point.strategy for point in operating_points(tmp_path, {"points": summary})] == list(points)
+
+
+def test_equal_points_are_recommended_once(points_of):
+    chosen = points_of(best=(1900, 200.0), same=(1900, 200.0), cheap=(1500, 50.0), cheap_too=(1500, 50.0))
+    assert chosen == {"best": "best accuracy", "cheap": "on the front"}
