@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from efficient_reasoning.evaluation.statistics import NO_LOSS
-from efficient_reasoning.evaluation.statistics import NO_LOSS
 from efficient_reasoning.files import atomic_file
 from efficient_reasoning.traces import budget_label
 
