@@ -26,7 +26,7 @@ The papers let a model find the solutions in a response; here the verifier does,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -155,29 +155,6 @@ def kept_share(sample: Mapping) -> float:
     """T'/T of one sample: the share of its tokens up to the first correct answer; 1 where that never comes."""
     first, total = sample["first_correct_tokens"], sample["total_tokens"]
     return 1.0 if first is None or total == 0 else first / total
-
-
-def outcome_efficiency(samples: Iterable[Mapping]) -> float | None:
-    """Mean of T'/T over the correct samples (see above); None where none is correct.
-
-    Args:
-        samples: with `correct`, `first_correct_tokens` and `total_tokens`, such as the lines of a run.
-    """
-    return _mean(kept_share(sample) for sample in samples if sample["correct"])
-
-
-def underthinking(samples: Iterable[Mapping]) -> float | None:
-    """Mean of 1 - T'/T over the wrong samples (see above); None where none is wrong.
-
-    Args:
-        samples: as for `outcome_efficiency`.
-    """
-    return _mean(1 - kept_share(sample) for sample in samples if not sample["correct"])
-
-
-def _mean(values: Iterator[float]) -> float | None:
-    values = list(values)
-    return sum(values) / len(values) if values else None
 
 
 def _sentences(texts: Sequence[str], delimiters: tuple[str, str], answer_start: int) -> Iterator[tuple[int, str]]:

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from efficient_reasoning import answers
-from efficient_reasoning.overthinking import LOOP_TOKENS, Reader, Reading, loops, outcome_efficiency, underthinking
+from efficient_reasoning.overthinking import LOOP_TOKENS, Reader, Reading, kept_share, loops
 from efficient_reasoning.thinking import ThinkingFormat
 
 EOS = "<eos>"
@@ -185,15 +185,10 @@ def test_what_a_loop_is(ids, expected):
     assert loops(ids) is expected
 
 
-def test_the_two_metrics():
-    def sample(correct, first, total):
-        return {"correct": correct, "first_correct_tokens": first, "total_tokens": total}
-
-    samples = [sample(True, 20, 100), sample(True, 60, 60), sample(False, 30, 120), sample(False, None, 50)]
-    assert outcome_efficiency(samples) == pytest.approx((0.2 + 1) / 2)
-    assert underthinking(samples) == pytest.approx((0.75 + 0) / 2)
-    assert outcome_efficiency(samples[2:]) is None and underthinking(samples[:2]) is None
-    assert underthinking([sample(False, None, 0)]) == 0
+def test_the_share_up_to_the_first_correct_answer():
+    cases = {(20, 100): 0.2, (60, 60): 1.0, (None, 50): 1.0, (None, 0): 1.0, (0, 0): 1.0}
+    for (first, total), share in cases.items():
+        assert kept_share({"first_correct_tokens": first, "total_tokens": total}) == pytest.approx(share)
 
 
 def test_loops_are_those_that_a_search_of_every_period_finds():

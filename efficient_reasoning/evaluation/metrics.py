@@ -12,7 +12,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 # Of the accuracy-efficiency score, as in O1-Pruner.
-AES_LENGTH, AES_GAIN, AES_LOSS = 1.0, 3.0, 5.0
+_AES_GAIN, _AES_LOSS = 3.0, 5.0
 
 Point = tuple[float, float]
 
@@ -47,26 +47,18 @@ def majority(answers: Sequence[Hashable | None], correct: Sequence[bool]) -> flo
         if answer is not None:
             votes.setdefault(answer, []).append(verdict)
     most = max(map(len, votes.values()), default=0)
-    # Two spellings of one answer get equal verdicts, one spelling nearly always.
+    # A verifier that reads more than the answer may give one answer two verdicts: then its share of right ones counts.
     leaders = [sum(verdicts) / most for verdicts in votes.values() if len(verdicts) == most]
     return sum(leaders) / len(leaders) if leaders else 0.0
 
 
-def accuracy_efficiency_score(
-    baseline: Point,
-    point: Point,
-    length: float = AES_LENGTH,
-    gain: float = AES_GAIN,
-    loss: float = AES_LOSS,
-    *,
-    as_published: bool = False,
-) -> float:
+def accuracy_efficiency_score(baseline: Point, point: Point, *, as_published: bool = False) -> float:
     """AES of O1-Pruner (arXiv 2501.12570): fewer tokens and gained accuracy count for a model, a loss against it.
 
     With dL = (L_base - L) / L_base and dA = (A - A_base) / A_base:
 
-        length * dL + gain * dA      where dA >= 0
-        length * dL - loss * |dA|    where dA < 0
+        dL + 3 dA      where dA >= 0
+        dL - 5 |dA|    where dA < 0
 
     The paper's table has the loss with the other sign, which rewards it; `as_published` computes that, to compare with
     published numbers and for nothing else. Not a number where the baseline is never right, or says nothing.
@@ -76,8 +68,8 @@ def accuracy_efficiency_score(
         return math.nan
     shorter = (base_tokens - tokens) / base_tokens
     better = (accuracy - base_accuracy) / base_accuracy
-    weight = gain if better >= 0 else loss
-    return length * shorter + weight * (abs(better) if as_published else better)
+    weight = _AES_GAIN if better >= 0 else _AES_LOSS
+    return shorter + weight * (abs(better) if as_published else better)
 
 
 def dominates(one: Point, other: Point) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from efficient_reasoning import cli
+from efficient_reasoning import answers, cli
 from efficient_reasoning.audit import audit_logs, audit_model
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
@@ -169,6 +169,14 @@ def test_verdicts_on_labelled_solutions_are_the_labels(tmp_path):
         numbers = numbers_of(audit_logs(source, out=tmp_path / name, tokenizer="overthinker"))
         assert (numbers["n"], numbers["n_questions"]) == (1119, 1119)
         assert numbers["correct_tokens"]["n"] == sum(labels[name]) == expected
+    for row in read_jsonl(LABELLED):
+        problem = {
+            "id": row["question"],
+            "answer": row["ground_truth"].rpartition("A: ")[2].strip(),
+            "task": "numeric",
+        }
+        for name in MODELS:
+            assert answers.verify(problem, row[name]["solution"]) == row[name]["is_correct"], row["question"]
     columns = ",".join(f"{name}.solution" for name in MODELS)
     source = f"{LABELLED}?completion={columns}&task=numeric"
     numbers = numbers_of(audit_logs(source, out=tmp_path / "all", tokenizer="overthinker"))
