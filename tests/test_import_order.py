@@ -16,10 +16,22 @@ ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "checkpoint",
     "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "audit", "cards", "hub",
+    "rewards", "evaluation", "audit", "compression", "cards", "hub",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
-LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking")
+LIGHT = (
+    "errors",
+    "files",
+    "server",
+    "config",
+    "cli",
+    "thinking",
+    "prompts",
+    "answers",
+    "problems",
+    "overthinking",
+    "compression",
+)
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
 
 # The front door may name every room, and the package itself only passes names on.
