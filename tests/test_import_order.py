@@ -14,14 +14,14 @@ import efficient_reasoning
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
-    "checkpoint", "contamination",
+    "few_shot", "checkpoint", "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
     "rewards", "evaluation", "audit", "cards", "hub",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = (
     "errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking",
-    "recorded",
+    "recorded", "few_shot",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
 
