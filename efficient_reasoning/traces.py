@@ -36,6 +36,7 @@ from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
+    from efficient_reasoning.few_shot import Examples
     from efficient_reasoning.inference import Reasoner, Solution
     from efficient_reasoning.thinking import ThinkingFormat
 
@@ -63,6 +64,7 @@ def sample_traces(
     seed: int,
     path: Path,
     config_path: Path,
+    examples: Examples | None = None,
 ) -> dict:
     """Solve every problem at every (strategy, budget); resume what an earlier call left unfinished.
 
@@ -79,6 +81,8 @@ def sample_traces(
             and `floor_tokens` in tokens, what `overthinking.Reader` reads in it, the `spend`, and what it was made
             with.
         config_path: the YAML file of the configuration.
+        examples: stand in front of each question when it is asked. The `prompt` of a trace stays the plain question,
+            which is what a model learns to answer; its `prompt_ids` are what was read.
 
     Returns:
         the configuration.
@@ -89,8 +93,9 @@ def sample_traces(
     _check_request(problems, strategies, budgets, samples_per_problem)
     # Before the folder is claimed: a refused request leaves nothing behind.
     sampling = inference.Sampling(temperature, top_p, top_k)
+    asked = examples.ask(problems[0]) if examples else conversation(problems[0])
     for strategy, budget in itertools.product(strategies, budgets):
-        inference.check_request(reasoner, conversation(problems[0]), strategy, budget, max_new_tokens, sampling)
+        inference.check_request(reasoner, asked, strategy, budget, max_new_tokens, sampling)
     answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
@@ -107,9 +112,10 @@ def sample_traces(
         "weights": reasoner.weights,
         "backend": reasoner.backend,
         "format": FORMAT,
+        **(examples.settings if examples else {}),
     }
     _claim(config_path, config, path)
-    _solve_pending(reasoner, problems, config, path)
+    _solve_pending(reasoner, problems, config, path, examples)
     return config
 
 
@@ -236,7 +242,9 @@ def _write_config(config_path: Path, config: dict, path: Path) -> None:
         yaml.safe_dump(config, stream, sort_keys=False)
 
 
-def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path) -> None:
+def _solve_pending(
+    reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path, examples: Examples | None
+) -> None:
     from tqdm import tqdm
 
     done = _finished(path)
@@ -270,7 +278,7 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
                     continue
                 bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}", refresh=False)
                 finished = bar.n + len(pending)
-                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update)
+                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update, examples)
                 stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -294,13 +302,16 @@ def _solve_chunk(
     budget_tokens: int | None,
     config: dict,
     progress: Callable[[int], object],
+    examples: Examples | None,
 ) -> list[dict]:
     """Lines for a chunk of (problem, sample index), in its order."""
     problems = [problem for problem, _ in chunk]
-    seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
+    # Samples with examples are drawn beside those without, and share no luck with them.
+    luck = f"{config['num_examples']}-shot/" if examples else ""
+    seeds = [sample_seed(config["seed"], luck + problem["id"], index) for problem, index in chunk]
     solutions = inference.solve_many(
         reasoner,
-        [conversation(problem) for problem in problems],
+        [examples.ask(problem) if examples else conversation(problem) for problem in problems],
         strategy=strategy,
         budget_tokens=budget_tokens,
         seeds=seeds,
