@@ -33,6 +33,9 @@ class SampleArguments:
     top_k: int = field(default=0, metadata={"help": "Candidates kept; 0 keeps every token."})
     max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of one chain."})
     backend: str = field(default="auto", metadata={"help": "What decodes, as for evaluate."})
+    adapter_scale: float | None = field(
+        default=None, metadata={"help": "Of the LoRA adapter kept with the model: 0 is without it; null for 1."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the problems drawn and of every sample."})
 
 
@@ -47,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
     path = Path(arguments.out)
     sample_traces(
-        load_reasoner(arguments.model, arguments.backend),
+        load_reasoner(arguments.model, arguments.backend, adapter_scale=arguments.adapter_scale),
         load_problems(arguments.task, arguments.split, arguments.num_problems, arguments.seed),
         strategies=[arguments.strategy],
         budgets=[arguments.budget_tokens],

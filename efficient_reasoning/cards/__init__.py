@@ -198,6 +198,7 @@ def _write(
         settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
         sampling=sampling,
         is_exact=bool(example_settings),
+        has_adapter=bool(metadata and metadata.adapter),
         limits=_limits(metadata, summary, licence, off_target),
         off_target=_off_target_rows(off_target),
         **sections,
