@@ -16,7 +16,7 @@ ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "checkpoint",
     "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "audit", "cards", "hub",
+    "rewards", "evaluation", "audit", "cards", "hub", "merging",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking")
