@@ -63,7 +63,7 @@ _MADE_ANEW = ("README.md", "recipe.yaml", METADATA_NAME, RECORD_NAME)
 # What changes the meaning of weights without changing their shapes.
 _ARCHITECTURE = (
     "model_type", "hidden_act", "num_attention_heads", "num_key_value_heads", "head_dim", "layer_types",
-    "rope_parameters", "tie_word_embeddings",
+    "rope_parameters", "num_experts_per_tok", "tie_word_embeddings",
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def load_parent(model: str) -> Parent:
     """All of a checkpoint but its weights; of a Hub id, after it has been downloaded.
 
     Raises:
-        BadInput: broken checkpoint, a LoRA adapter alone, weights that are quantised or not in safetensors.
+        BadInput: broken checkpoint, a LoRA adapter not merged, weights that are quantised or not in safetensors.
     """
     path = resolve_model(model)
     if (Path(path) / "adapter_config.json").is_file():

@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     roles = [role for role in ("long", "short", "base") if getattr(arguments, role) is not None]
     parents = {role: merging.load_parent(getattr(arguments, role)) for role in roles}
     own_ids = merging.check_parents(*parents.values())
-    prints = {role: weights_fingerprint(str(parent.folder)) for role, parent in parents.items()}
+    fingerprints = {folder: weights_fingerprint(str(folder)) for folder in {one.folder for one in parents.values()}}
+    prints = {role: fingerprints[parent.folder] for role, parent in parents.items()}
     long, short = parents["long"], parents["short"]
     if prints["long"] == prints["short"]:
         raise BadInput(f"{long.name} and {short.name} have the same weights; there is nothing between them.")

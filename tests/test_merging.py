@@ -337,6 +337,22 @@ def test_one_id_with_two_meanings_is_not_mixed(folder, tmp_path):
     assert tensors_of(out)["model.embed_tokens.weight"][-1].eq(7).all()
 
 
+def test_rows_of_other_tensors_are_no_tokens(folder, tmp_path):
+    """Nor are those of the embedding that both models have; token 2 is another one in the short model."""
+    path = folder / "short" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"<think>"', '"<thought>"'))
+    parents = [load_parent(str(folder / name)) for name in ("long", "short")]
+    [(id_, token)] = check_parents(*parents).items()
+    assert token == "<think>" and id_ < 16
+    out = write(tmp_path / "out", Merge("average", 1), folder / "long", folder / "short")
+    long, short, found = (tensors_of(one) for one in (folder / "long", folder / "short", out))
+    for name, tensor in found.items():
+        expected = short[name].clone()
+        if name == "model.embed_tokens.weight":
+            expected[id_] = long[name][id_]
+        assert torch.equal(tensor, expected)
+
+
 # ---- what cannot be merged ----
 
 

@@ -108,6 +108,13 @@ def test_a_reasoner_thinks_with_the_scaled_weights(tiny_model, kept, backend):
     assert said[0] == solve(base, question, **settings).completion_ids != said[1]
 
 
+def test_auto_takes_an_engine_that_scales(kept, monkeypatch):
+    from efficient_reasoning.inference import reasoner
+
+    monkeypatch.setattr(reasoner, "_has_vllm", lambda config, device: True)
+    assert load_reasoner(str(kept), device="cpu", adapter_scale=0.5).backend == "graph"
+
+
 def test_scales_are_told_apart(kept):
     plain, one, half, zero = (
         load_reasoner(str(kept), "transformers", device="cpu", adapter_scale=scale) for scale in (None, 1, 0.5, 0)
