@@ -5,7 +5,7 @@
 2. A sample's seed follows from (seed, problem id, sample index) alone: every checkpoint, strategy and budget meets the
    same problem with the same luck, which is what makes paired comparisons sharp.
 3. A chunk of samples meets all points before the next chunk starts, so that what one point has decoded serves the
-   others. The file grows by one chunk of one point, which is on the disk before the next one starts. The same command
+   others. The file grows by one chunk of one point, which is read while the next one is decoded. The same command
    again skips what is there; a line torn by a kill is dropped and solved anew.
 4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in.
 5. A line is a training row too: its `prompt` and `completion` are what TRL takes, spelled from the decoded ids. They
@@ -19,31 +19,40 @@ import hashlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
+from efficient_reasoning.files import atomic_file, read_jsonl, read_placed_jsonl
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
+    from efficient_reasoning.few_shot import Examples
     from efficient_reasoning.inference import Reasoner, Solution
     from efficient_reasoning.thinking import ThinkingFormat
 
 CHUNK_REQUESTS = 512
+_MOST_REQUESTS, _SHORT_SECONDS = 8192, 20  # of a chunk that grows
+_MANY_SAMPLES = 8192
 FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
-_NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
+_NEEDED = (
+    "id", "task", "prompt", "completion", "prompt_ids", "completion_ids", "thinking", "final_answer", "correct",
+    "truncated", "thinking_tokens", "total_tokens", "seed",
+)  # fmt: skip
 
 
 def sample_traces(
@@ -60,6 +69,7 @@ def sample_traces(
     seed: int,
     path: Path,
     config_path: Path,
+    examples: Examples | None = None,
 ) -> dict:
     """Solve every problem at every (strategy, budget); resume what an earlier call left unfinished.
 
@@ -76,6 +86,8 @@ def sample_traces(
             and `floor_tokens` in tokens, what `overthinking.Reader` reads in it, the `spend`, and what it was made
             with.
         config_path: the YAML file of the configuration.
+        examples: stand in front of each question when it is asked. The `prompt` of a trace stays the plain question,
+            which is what a model learns to answer; its `prompt_ids` are what was read.
 
     Returns:
         the configuration.
@@ -86,8 +98,9 @@ def sample_traces(
     _check_request(problems, strategies, budgets, samples_per_problem)
     # Before the folder is claimed: a refused request leaves nothing behind.
     sampling = inference.Sampling(temperature, top_p, top_k)
+    asked = examples.ask(problems[0]) if examples else conversation(problems[0])
     for strategy, budget in itertools.product(strategies, budgets):
-        inference.check_request(reasoner, conversation(problems[0]), strategy, budget, max_new_tokens, sampling)
+        inference.check_request(reasoner, asked, strategy, budget, max_new_tokens, sampling)
     answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
@@ -104,32 +117,36 @@ def sample_traces(
         "weights": reasoner.weights,
         "backend": reasoner.backend,
         "format": FORMAT,
+        **(examples.settings if examples else {}),
     }
     _claim(config_path, config, path)
-    _solve_pending(reasoner, problems, config, path)
+    _solve_pending(reasoner, problems, config, path, examples)
     return config
 
 
-def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]:
+def read_traces(path: str | Path) -> Iterator[dict]:
     """Yield the traces of a JSONL file one by one.
 
     Args:
         path: as `sample_traces` wrote it.
-        ids: gathers the ids of the problems that are met on the way.
 
     Raises:
         BadInput: the file is missing, or a line is malformed or lacks a field of a trace (its number is named).
     """
-    for number, trace in read_numbered_jsonl(path):
+    for _, trace in placed_traces(path):
+        yield trace
+
+
+def placed_traces(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """`read_traces` with the byte at which each line begins."""
+    for number, offset, trace in read_placed_jsonl(path):
         missing = [name for name in _NEEDED if trace.get(name) is None]
         if missing:
             raise BadInput(
                 f"{path}, line {number}: no {missing[0]!r} in it; give a file that "
                 "`efficient-reasoning data sample` or `evaluate` wrote."
             )
-        if ids is not None:
-            ids.add(trace["id"])
-        yield trace
+        yield offset, trace
 
 
 def read_config(path: Path) -> dict:
@@ -230,7 +247,9 @@ def _write_config(config_path: Path, config: dict, path: Path) -> None:
         yaml.safe_dump(config, stream, sort_keys=False)
 
 
-def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path) -> None:
+def _solve_pending(
+    reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path, examples: Examples | None
+) -> None:
     from tqdm import tqdm
 
     done = _finished(path)
@@ -244,6 +263,7 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
     }
     with (
         open(path, "a", encoding="utf-8") as stream,
+        Scribes(reasoner, len(points) * len(samples) - len(done)) as scribes,
         tqdm(
             total=len(points) * len(samples),
             initial=len(done),
@@ -253,9 +273,11 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
         ) as bar,
     ):
         # An engine on a server, which may die, asks for fewer.
-        chunk_requests = getattr(reasoner.engine, "chunk_requests", CHUNK_REQUESTS)
-        for start in range(0, len(samples), chunk_requests):
-            chunk = samples[start : start + chunk_requests]
+        fixed_requests = getattr(reasoner.engine, "chunk_requests", None)
+        chunk_requests = fixed_requests or CHUNK_REQUESTS
+        while samples:
+            began = time.perf_counter()
+            chunk, samples = samples[:chunk_requests], samples[chunk_requests:]
             # Also for a single point: one that is added to the run later must be charged alike.
             recalling = reasoner.recalling()
             for strategy, budget in points:
@@ -264,12 +286,17 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
                     continue
                 bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}", refresh=False)
                 finished = bar.n + len(pending)
-                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update)
-                stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
-                stream.flush()
-                os.fsync(stream.fileno())
+                point = {"strategy": strategy, "budget_tokens": budget}
+                solved = _solve_chunk(recalling, pending, point, config, bar.update, examples)
+                # While these are read, the next are decoded.
+                scribes.write(stream, solved, made_with)
                 # A strategy may call the engine several times a problem, or report nothing.
                 bar.update(finished - bar.n)
+            # The more come together, the longer all rows of a fast engine are busy, and the more a kill takes along.
+            is_short = time.perf_counter() - began < _SHORT_SECONDS
+            if fixed_requests is None and reasoner.decodes_elsewhere and is_short:
+                chunk_requests = min(2 * chunk_requests, _MOST_REQUESTS)
+        scribes.flush(stream)
 
 
 def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
@@ -284,19 +311,20 @@ def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
 def _solve_chunk(
     reasoner: Reasoner,
     chunk: Sequence[tuple[Mapping, int]],
-    strategy: str,
-    budget_tokens: int | None,
+    point: Mapping,
     config: dict,
     progress: Callable[[int], object],
-) -> list[dict]:
-    """Lines for a chunk of (problem, sample index), in its order."""
+    examples: Examples | None,
+) -> list[Solved]:
+    """Decode a chunk of (problem, sample index), in its order."""
     problems = [problem for problem, _ in chunk]
-    seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
+    # Samples with examples are drawn beside those without, and share no luck with them.
+    luck = f"{config['num_examples']}-shot/" if examples else ""
+    seeds = [sample_seed(config["seed"], luck + problem["id"], index) for problem, index in chunk]
     solutions = inference.solve_many(
         reasoner,
-        [conversation(problem) for problem in problems],
-        strategy=strategy,
-        budget_tokens=budget_tokens,
+        [examples.ask(problem) if examples else conversation(problem) for problem in problems],
+        **point,
         seeds=seeds,
         temperature=config["temperature"],
         top_p=config["top_p"],
@@ -304,23 +332,35 @@ def _solve_chunk(
         max_new_tokens=config["max_new_tokens"],
         progress=progress,
     )
-    verdicts = answers.verify_many(problems, [solution.answer for solution in solutions])
-    reader = Reader(reasoner.thinking)
     return [
-        _sample(reasoner, problem, solution)
-        | {"strategy": strategy, "budget_tokens": budget_tokens, "sample_index": index, "seed": seed}
-        | {"correct": bool(correct)}
-        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
-        for (problem, index), seed, solution, correct in zip(chunk, seeds, solutions, verdicts, strict=True)
+        (problem, solution, {**point, "sample_index": index, "seed": seed})
+        for (problem, index), seed, solution in zip(chunk, seeds, solutions, strict=True)
     ]
 
 
-def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
+Solved = tuple[Mapping, "Solution", dict]  # a problem, what came back, how it was asked
+
+
+def read_solved(thinking: ThinkingFormat, reader: Reader, solved: Sequence[Solved]) -> list[dict]:
+    """Traces of what was solved: verified, taken apart, counted."""
+    verdicts = answers.verify_many(
+        [problem for problem, _, _ in solved], [solution.answer for _, solution, _ in solved]
+    )
+    return [
+        _sample(thinking, problem, solution)
+        | asked
+        | {"correct": bool(correct)}
+        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
+        for (problem, solution, asked), correct in zip(solved, verdicts, strict=True)
+    ]
+
+
+def _sample(thinking: ThinkingFormat, problem: Mapping, solution: Solution) -> dict:
     """The problem and what came back."""
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
-        "prompt": make_prompt(reasoner.tokenizer, conversation(problem)),
-        "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
+        "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
+        "completion": make_completion(thinking.tokenizer, _completion_text(thinking, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),
         "thinking": solution.thinking,
@@ -328,7 +368,7 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
         "thinking_tokens": solution.thinking_tokens,
         "answer_tokens": solution.answer_tokens,
         "total_tokens": solution.total_tokens,
-        "floor_tokens": floor_tokens(problem, reasoner.thinking),
+        "floor_tokens": floor_tokens(problem, thinking),
         "truncated": solution.truncated,
         "forced_close": solution.forced_close,
         "empty_answer": not solution.answer.strip(),
@@ -336,13 +376,81 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
     }
 
 
-def _completion_text(reasoner: Reasoner, solution: Solution) -> str:
+def _completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
     """What the ids before EOS spell, delimiters included.
 
     A template that opens the block in the prompt renders finished turns whole, so there the opening is put back.
     """
-    thinking = reasoner.thinking
     opening = thinking.open([]) if thinking.prompt_opens(solution.prompt_ids) else []
     # The total counts exactly the ids before EOS and padding. Cleaning up would change white space.
     ids = [*opening, *solution.completion_ids[: solution.total_tokens]]
-    return reasoner.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return thinking.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+class Scribes:
+    """Those who turn what was decoded into lines.
+
+    Where a GPU or a server decodes, they are processes of their own, and read one chunk while the next is decoded: on
+    a GPU, a model of a few million parameters decodes faster than one process reads. On the CPU, decoding has all
+    cores, and this process reads.
+
+    Args:
+        reasoner: which decodes.
+        num_samples: how many are to come; for a few, starting processes does not pay.
+    """
+
+    def __init__(self, reasoner: Reasoner, num_samples: int):
+        self.thinking = reasoner.thinking
+        self.reader = Reader(reasoner.thinking)
+        self.processes = 0
+        if reasoner.decodes_elsewhere and num_samples >= _MANY_SAMPLES:
+            self.processes = max(0, min(8, (os.cpu_count() or 1) - 2))
+        self._parts: list[Future] = []
+
+    def __enter__(self) -> Scribes:
+        if self.processes:
+            # Never a fork of this process, whose CUDA context and threads would not survive it.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            self.pool = ProcessPoolExecutor(self.processes, context, _start_scribe, (self.thinking,))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.processes:
+            self.pool.shutdown(cancel_futures=True)
+
+    def write(self, stream: IO[str], solved: Sequence[Solved], made_with: Mapping) -> None:
+        """Have these read; what was given before goes to the disk."""
+        if not self.processes:
+            self._append(stream, _lines(self.thinking, self.reader, solved, made_with))
+            return
+        size = math.ceil(len(solved) / self.processes)
+        parts = [self.pool.submit(_scribble, solved[i : i + size], made_with) for i in range(0, len(solved), size)]
+        self.flush(stream)
+        self._parts = parts
+
+    def flush(self, stream: IO[str]) -> None:
+        """Bring all that was given to the disk."""
+        if self._parts:
+            self._append(stream, "".join(part.result() for part in self._parts))
+            self._parts = []
+
+    @staticmethod
+    def _append(stream: IO[str], lines: str) -> None:
+        stream.write(lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _start_scribe(thinking: ThinkingFormat) -> None:
+    global _scribe
+    _scribe = thinking, Reader(thinking)
+
+
+def _scribble(solved: Sequence[Solved], made_with: Mapping) -> str:
+    return _lines(*_scribe, solved, made_with)
+
+
+def _lines(thinking: ThinkingFormat, reader: Reader, solved: Sequence[Solved], made_with: Mapping) -> str:
+    rows = read_solved(thinking, reader, solved)
+    return "".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows)
