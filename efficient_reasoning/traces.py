@@ -30,7 +30,7 @@ import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
+from efficient_reasoning.files import atomic_file, read_jsonl, read_placed_jsonl
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
@@ -44,7 +44,10 @@ CHUNK_REQUESTS = 512
 FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
-_NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
+_NEEDED = (
+    "id", "task", "prompt", "completion", "prompt_ids", "completion_ids", "thinking", "final_answer", "correct",
+    "truncated", "thinking_tokens", "total_tokens", "seed",
+)  # fmt: skip
 
 
 def sample_traces(
@@ -116,26 +119,29 @@ def sample_traces(
     return config
 
 
-def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]:
+def read_traces(path: str | Path) -> Iterator[dict]:
     """Yield the traces of a JSONL file one by one.
 
     Args:
         path: as `sample_traces` wrote it.
-        ids: gathers the ids of the problems that are met on the way.
 
     Raises:
         BadInput: the file is missing, or a line is malformed or lacks a field of a trace (its number is named).
     """
-    for number, trace in read_numbered_jsonl(path):
+    for _, trace in placed_traces(path):
+        yield trace
+
+
+def placed_traces(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """`read_traces` with the byte at which each line begins."""
+    for number, offset, trace in read_placed_jsonl(path):
         missing = [name for name in _NEEDED if trace.get(name) is None]
         if missing:
             raise BadInput(
                 f"{path}, line {number}: no {missing[0]!r} in it; give a file that "
                 "`efficient-reasoning data sample` or `evaluate` wrote."
             )
-        if ids is not None:
-            ids.add(trace["id"])
-        yield trace
+        yield offset, trace
 
 
 def read_config(path: Path) -> dict:

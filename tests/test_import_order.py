@@ -16,12 +16,12 @@ ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
     "few_shot", "checkpoint", "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "audit", "cards", "hub",
+    "rewards", "evaluation", "audit", "compression", "cards", "hub",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = (
     "errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking",
-    "recorded", "few_shot",
+    "recorded", "few_shot", "compression",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
 
