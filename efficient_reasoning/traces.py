@@ -324,20 +324,20 @@ def _solve_chunk(
     verdicts = answers.verify_many(problems, [solution.answer for solution in solutions])
     reader = Reader(reasoner.thinking)
     return [
-        _sample(reasoner, problem, solution)
+        describe(reader, problem, solution, bool(correct))
+        | {"spend": solution.spend.as_dict()}
         | {"strategy": strategy, "budget_tokens": budget_tokens, "sample_index": index, "seed": seed}
-        | {"correct": bool(correct)}
-        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
         for (problem, index), seed, solution, correct in zip(chunk, seeds, solutions, verdicts, strict=True)
     ]
 
 
-def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
-    """The problem and what came back."""
+def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool) -> dict:
+    """What a trace says of a response, whoever wrote it: the problem, the response, its lengths and its verdict."""
+    thinking = reader.thinking
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
-        "prompt": make_prompt(reasoner.tokenizer, conversation(problem)),
-        "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
+        "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
+        "completion": make_completion(thinking.tokenizer, _completion_text(thinking, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),
         "thinking": solution.thinking,
@@ -345,21 +345,21 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
         "thinking_tokens": solution.thinking_tokens,
         "answer_tokens": solution.answer_tokens,
         "total_tokens": solution.total_tokens,
-        "floor_tokens": floor_tokens(problem, reasoner.thinking),
+        "floor_tokens": floor_tokens(problem, thinking),
         "truncated": solution.truncated,
         "forced_close": solution.forced_close,
         "empty_answer": not solution.answer.strip(),
-        "spend": solution.spend.as_dict(),
+        "correct": correct,
+        **dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, correct)),
     }
 
 
-def _completion_text(reasoner: Reasoner, solution: Solution) -> str:
+def _completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
     """What the ids before EOS spell, delimiters included.
 
     A template that opens the block in the prompt renders finished turns whole, so there the opening is put back.
     """
-    thinking = reasoner.thinking
     opening = thinking.open([]) if thinking.prompt_opens(solution.prompt_ids) else []
     # The total counts exactly the ids before EOS and padding. Cleaning up would change white space.
     ids = [*opening, *solution.completion_ids[: solution.total_tokens]]
-    return reasoner.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return thinking.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
