@@ -75,6 +75,12 @@ class Reasoner:
     context_tokens: int | None
     backend: str
 
+    @property
+    def decodes_elsewhere(self) -> bool:
+        """Whether this machine's processors have time while it decodes: a GPU or a server does it."""
+        model = getattr(self.engine, "model", None)
+        return self.backend in ("vllm", "openai") or getattr(getattr(model, "device", None), "type", "cpu") != "cpu"
+
     def recalling(self) -> Reasoner:
         """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
         return dataclasses.replace(self, engine=RecallingEngine(self.engine))

@@ -152,7 +152,11 @@ def _assign(
         return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, messages))
 
     renders = [functools.partial(render, history) for history in histories]
-    prompts = [render(question) for render, question in zip(renders, questions, strict=True)]
+    # Samples of one question stand together, and rendering takes longer than decoding a few tokens.
+    prompts: list[list[int]] = []
+    for index, question in enumerate(questions):
+        is_again = index > 0 and (histories[index], question) == (histories[index - 1], questions[index - 1])
+        prompts.append(prompts[-1] if is_again else renders[index](question))
     for prompt_ids, question in zip(prompts, questions, strict=True):
         if reasoner.context_tokens is not None and len(prompt_ids) >= reasoner.context_tokens:
             raise BadInput(
@@ -167,8 +171,7 @@ def _assign(
 
 def take_apart(thinking: ThinkingFormat, prompt_ids: list[int], response: Response) -> Solution:
     """A response to a prompt, as thinking and answer."""
-    split = thinking.split(response.ids, prompt_ids)
-    count = thinking.count(response.ids, prompt_ids)
+    split, count = thinking.take_apart(response.ids, prompt_ids)
     return Solution(
         answer=thinking.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
         thinking=thinking.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
