@@ -41,6 +41,7 @@ class ReasoningMetadata:
         licence: of the base model, as the Hub spells it; None when it is not known.
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
+        adapter: folder of the adapter (PEFT) that was merged into the weights, where it was kept; else None.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
         trained_tokens: mean tokens of the responses that it was trained on; None when it is not known.
         operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
@@ -57,6 +58,7 @@ class ReasoningMetadata:
     open_text: str = "<think>"
     close_text: str = "</think>"
     latent_steps: int = 0
+    adapter: str | None = None
     trained_budget_range: tuple[int, int] | None = None
     trained_tokens: float | None = None
     operating_points: list[dict] = field(default_factory=list)
