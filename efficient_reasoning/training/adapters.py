@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
+from peft.utils.other import TrainableTokensWrapper
 from transformers import Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
@@ -23,6 +24,9 @@ from efficient_reasoning.errors import BadInput
 
 if TYPE_CHECKING:
     from efficient_reasoning.checkpoint import ReasoningMetadata
+
+# TRL's fused head reads the bias of a tied output layer, which PEFT wraps to train some of its rows, without passing it on.
+TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)
 
 FOLDER = "adapter"  # of a kept adapter, in the checkpoint
 

@@ -9,6 +9,9 @@ from efficient_reasoning.training import dry_run, load_base
 ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
 
 
+def config_of(**changes) -> TrainingArguments:
+    return TrainingArguments(per_device_train_batch_size=4, use_cpu=True, report_to="none", **changes)
+
 
 def costs(capsys, model, rows, config, **limits) -> dict[str, str]:
     from datasets import Dataset
@@ -18,7 +21,7 @@ def costs(capsys, model, rows, config, **limits) -> dict[str, str]:
 
 
 def test_a_dry_run_says_what_a_run_would_cost(tiny_model, tmp_path, capsys):
-    config = arguments_of(tmp_path / "run", max_steps=-1, num_train_epochs=3, gradient_accumulation_steps=2)
+    config = config_of(num_train_epochs=3, gradient_accumulation_steps=2)
     rows = [ROW] * 15 + [ROW | {"total_tokens": 300}] * 5
     table = costs(capsys, tiny_model, rows, config, limit_tokens=100)
     parameters = AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
@@ -35,7 +38,7 @@ def test_a_dry_run_says_what_a_run_would_cost(tiny_model, tmp_path, capsys):
 
 
 def test_a_limit_may_hold_for_the_prompt_too(tiny_model, tmp_path, capsys):
-    config = arguments_of(tmp_path / "run")
+    config = config_of()
     rows = [ROW | {"total_tokens": tokens} for tokens in (90, 95, 96, 100)]
     assert costs(capsys, tiny_model, rows, config, limit_tokens=100)["clipped"].startswith("0.0%")
     table = costs(capsys, tiny_model, rows, config, limit_tokens=100, limit_has_prompt=True)
@@ -45,8 +48,9 @@ def test_a_limit_may_hold_for_the_prompt_too(tiny_model, tmp_path, capsys):
 
 def test_without_a_length_column_the_share_is_unknown(tiny_model, tmp_path, capsys):
     rows = [{key: ROW[key] for key in ("prompt", "completion")}] * 8
-    table = costs(capsys, tiny_model, rows, arguments_of(tmp_path / "run"), limit_tokens=100)
+    table = costs(capsys, tiny_model, rows, config_of(), limit_tokens=100)
     assert table["clipped"] == "unknown (the rows have no length column)"
     tokenizer = load_base(str(tiny_model)).tokenizer
     tokens = sum(len(tokenizer(ROW[key])["input_ids"]) for key in ("prompt", "completion"))
     assert f"about {4 * tokens:,} tokens each" in table["steps"]
+
