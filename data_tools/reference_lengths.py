@@ -10,11 +10,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from efficient_reasoning.compression import CompressionArguments, compress
 from efficient_reasoning.config import parse
-from efficient_reasoning.errors import BadInput, run
+from efficient_reasoning.errors import run
 
 # Their verifiers read the answer alone. Other metadata would only be padding: a table has one type for a column, and
 # fills every row's metadata up with the keys of all the others.
@@ -22,29 +24,34 @@ _WITHOUT_METADATA = ("exact", "numeric", "math")
 
 
 @dataclass(kw_only=True)
-class ReferenceLengthsArguments:
-    """Which problems to keep of which traces."""
+class ReferenceLengthsArguments(CompressionArguments):
+    """Which problems to keep."""
 
-    traces: str = field(metadata={"help": "JSONL file of traces, as `data sample` writes them."})
-    out: str = field(metadata={"help": "JSONL file of rows for RL."})
     min_accuracy: float = field(default=0.0, metadata={"help": "Least share of correct traces of a problem."})
     max_accuracy: float = field(default=1.0, metadata={"help": "Greatest share of correct traces of a problem."})
 
 
 def reference_lengths(
-    rows: Iterable[Mapping], engine: None = None, *, min_accuracy: float = 0.0, max_accuracy: float = 1.0
+    rows: Iterable[Mapping],
+    engine: None = None,
+    *,
+    rejected: Counter[str] | None = None,
+    min_accuracy: float = 0.0,
+    max_accuracy: float = 1.0,
 ) -> Iterator[dict]:
     """One row a problem, in the order in which problems first appear.
 
     Args:
         rows: traces in any order, streamed: only sums stay in memory.
         engine: not needed; every data tool has it.
+        rejected: counts problems that give no row.
         min_accuracy, max_accuracy: share of correct traces that a problem must have, bounds included.
 
     Yields:
         `prompt`, `answer`, `task`, `metadata` (None where the verifier needs none), `reference_tokens` (mean total
         tokens), `reference_accuracy`, `method`, `source_id`.
     """
+    rejected = Counter() if rejected is None else rejected
     problems: dict[str, dict] = {}
     sums: dict[str, tuple[int, int, int]] = {}  # traces, tokens, correct traces
     for row in rows:
@@ -62,37 +69,22 @@ def reference_lengths(
         sums[row["id"]] = count + 1, tokens + row["total_tokens"], correct + row["correct"]
     for problem, columns in problems.items():
         count, tokens, correct = sums[problem]
-        if min_accuracy <= correct / count <= max_accuracy:
-            yield {
-                **columns,
-                "reference_tokens": tokens / count,
-                "reference_accuracy": correct / count,
-                "method": "reference_lengths",
-                "source_id": problem,
-            }
+        if not min_accuracy <= correct / count <= max_accuracy:
+            rejected["too easy or too hard"] += 1
+            continue
+        yield {
+            **columns,
+            "reference_tokens": tokens / count,
+            "reference_accuracy": correct / count,
+            "method": "reference_lengths",
+            "source_id": problem,
+        }
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(ReferenceLengthsArguments, argv=argv, doc=__doc__)
 
-    from efficient_reasoning.files import write_jsonl
-    from efficient_reasoning.traces import read_traces
-
-    problems: set[str] = set()
-    traces = read_traces(arguments.traces, problems)
-    kept = list(reference_lengths(traces, min_accuracy=arguments.min_accuracy, max_accuracy=arguments.max_accuracy))
-    if not kept:
-        raise BadInput(
-            f"{arguments.traces}: none of its {len(problems):,} problems has an accuracy between "
-            f"{arguments.min_accuracy} and {arguments.max_accuracy}; sample more, or move these bounds."
-        )
-    write_jsonl(arguments.out, kept)
-    tokens = sum(row["reference_tokens"] for row in kept) / len(kept)
-    accuracy = sum(row["reference_accuracy"] for row in kept) / len(kept)
-    print(
-        f"{arguments.out}: {len(kept):,} of {len(problems):,} problems kept, "
-        f"mean reference {tokens:.1f} tokens, {accuracy:.1%} correct."
-    )
+    compress(arguments, reference_lengths)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Traces are drawn, by default, from the model's own distribution (temperature 1, nothing cut off), because training on
 one's own traces should change their length and nothing else. The same command again resumes a file that was cut off.
 
+With `examples`, short solutions of other problems stand in front of each question, and the model writes shorter ones
+(few-shot sampling, arXiv 2502.20122). `shortest_correct` takes both files: the shortest of what came with and without.
+
     efficient-reasoning data sample --config configs/data/sample_overthinker.yaml
 """
 
@@ -34,6 +37,10 @@ class SampleArguments:
     max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of one chain."})
     backend: str = field(default="auto", metadata={"help": "What decodes, as for evaluate."})
     seed: int = field(default=0, metadata={"help": "Of the problems drawn and of every sample."})
+    examples: str | None = field(
+        default=None, metadata={"help": "JSONL file of training rows or traces that are shown before each question."}
+    )
+    num_examples: int = field(default=4, metadata={"help": "How many of these a question is shown with."})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,13 +48,18 @@ def main(argv: list[str] | None = None) -> None:
 
     import numpy as np
 
+    from efficient_reasoning.few_shot import Examples
     from efficient_reasoning.inference import load_reasoner
     from efficient_reasoning.problems import load_problems
     from efficient_reasoning.traces import read_traces, sample_traces
 
     path = Path(arguments.out)
+    reasoner = load_reasoner(arguments.model, arguments.backend)
+    examples = None
+    if arguments.examples is not None:
+        examples = Examples(arguments.examples, arguments.num_examples, reasoner.thinking, arguments.seed)
     sample_traces(
-        load_reasoner(arguments.model, arguments.backend),
+        reasoner,
         load_problems(arguments.task, arguments.split, arguments.num_problems, arguments.seed),
         strategies=[arguments.strategy],
         budgets=[arguments.budget_tokens],
@@ -59,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=arguments.seed,
         path=path,
         config_path=path.with_suffix(".config.yaml"),
+        examples=examples,
     )
     numbers = [(trace["correct"], trace["truncated"], trace["total_tokens"]) for trace in read_traces(path)]
     correct, truncated, total_tokens = np.mean(numbers, axis=0)

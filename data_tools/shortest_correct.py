@@ -14,20 +14,20 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from efficient_reasoning.compression import CompressionArguments, compress
 from efficient_reasoning.config import parse
-from efficient_reasoning.errors import BadInput, run
+from efficient_reasoning.errors import run
 
 
 @dataclass(kw_only=True)
-class ShortestCorrectArguments:
-    """What to keep of which traces."""
+class ShortestCorrectArguments(CompressionArguments):
+    """What to keep of the traces."""
 
-    traces: str = field(metadata={"help": "JSONL file of traces, as `data sample` writes them."})
-    out: str = field(metadata={"help": "JSONL file of training rows."})
     keep: Literal["shortest", "random"] = field(
         default="shortest", metadata={"help": "Shortest correct trace, or any trace by lot (the control)."}
     )
@@ -40,6 +40,7 @@ def shortest_correct(
     rows: Iterable[Mapping],
     engine: None = None,
     *,
+    rejected: Counter[str] | None = None,
     keep: Literal["shortest", "random"] = "shortest",
     min_correct: int = 1,
     min_thinking_tokens: int = 1,
@@ -50,19 +51,24 @@ def shortest_correct(
     Args:
         rows: traces in any order, streamed: one of each problem stays in memory.
         engine: not needed; every data tool has it.
+        rejected: counts problems that give no row.
         keep: "shortest" or "random".
         min_correct: problems with fewer candidates are left out ("shortest" only).
         min_thinking_tokens: correct traces with less thinking are no candidates ("shortest" only).
         seed: of the lot; which trace it picks does not depend on the order of the rows.
 
     Yields:
-        `prompt`, `completion`, `method`, `keep_ratio` (its tokens / mean tokens of the problem's candidates, which are
-        its correct traces, or for "random" all that ended), `source_id`, `total_tokens`.
+        `prompt`, `completion`, `method`, `keep_ratio` (its tokens / `source_tokens`), `source_id`, `source_tokens`
+        (mean of the problem's candidates, which are its correct traces, or for "random" all that ended),
+        `total_tokens`.
     """
+    rejected = Counter() if rejected is None else rejected
     shortest = keep == "shortest"
     best: dict[str, tuple[tuple, Mapping]] = {}
     lengths: dict[str, tuple[int, int]] = {}  # number of candidates, their tokens
+    problems: set[str] = set()
     for row in rows:
+        problems.add(row["id"])
         if row["truncated"] or (shortest and not (row["correct"] and row["thinking_tokens"] >= min_thinking_tokens)):
             continue
         problem = row["id"]
@@ -72,9 +78,11 @@ def shortest_correct(
             best[problem] = rank, {key: row[key] for key in ("prompt", "completion", "total_tokens")}
         count, tokens = lengths.get(problem, (0, 0))
         lengths[problem] = count + 1, tokens + row["total_tokens"]
+    rejected["without a trace to keep"] += len(problems) - len(best)
     for problem, (_, row) in best.items():
         count, tokens = lengths[problem]
         if shortest and count < min_correct:
+            rejected["with too few correct traces"] += 1
             continue
         yield {
             "prompt": row["prompt"],
@@ -82,6 +90,7 @@ def shortest_correct(
             "method": "shortest_correct" if shortest else "unfiltered",
             "keep_ratio": row["total_tokens"] * count / tokens,
             "source_id": problem,
+            "source_tokens": tokens / count,
             "total_tokens": row["total_tokens"],
         }
 
@@ -89,30 +98,7 @@ def shortest_correct(
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(ShortestCorrectArguments, argv=argv, doc=__doc__)
 
-    from efficient_reasoning.files import write_jsonl
-    from efficient_reasoning.traces import read_traces
-
-    problems: set[str] = set()
-    kept = list(
-        shortest_correct(
-            read_traces(arguments.traces, problems),
-            keep=arguments.keep,
-            min_correct=arguments.min_correct,
-            min_thinking_tokens=arguments.min_thinking_tokens,
-            seed=arguments.seed,
-        )
-    )
-    if not kept:
-        raise BadInput(
-            f"{arguments.traces}: none of its {len(problems):,} problems has a trace to keep; sample more, or lower "
-            "min_correct or min_thinking_tokens."
-        )
-    write_jsonl(arguments.out, kept)
-    after = sum(row["total_tokens"] for row in kept) / len(kept)
-    before = sum(row["total_tokens"] / row["keep_ratio"] for row in kept) / len(kept)
-    print(
-        f"{arguments.out}: {len(kept):,} of {len(problems):,} problems kept, mean tokens {before:.1f} -> {after:.1f}."
-    )
+    compress(arguments, shortest_correct)
 
 
 if __name__ == "__main__":

@@ -254,6 +254,17 @@ def _read_yaml(path: Path) -> dict[str, _Given]:
     return {key: _Given(f"{path}, line {lines.get(key, '?')}", [value]) for key, value in config.items()}
 
 
+def read_value(name: str, annotation: object, text: str) -> object:
+    """One value that is written as a word, as its annotation wants it; between the parts of a tuple stands a |.
+
+    Raises:
+        BadInput: it does not fit.
+    """
+    if _origin(annotation) is tuple:
+        return tuple(text.split("|"))
+    return _fit_given(name, annotation, _Given.from_words([text]))
+
+
 def _import(target: str) -> type:
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)

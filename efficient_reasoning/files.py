@@ -99,11 +99,19 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
 
 def read_numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
     """`read_jsonl` with the number of each line, for messages that name it."""
+    for number, _, row in read_placed_jsonl(path):
+        yield number, row
+
+
+def read_placed_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict]]:
+    """`read_jsonl` with the number of each line and the byte at which it begins."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path.")
+    next_offset = 0
     with open(path, "rb") as stream:
         for number, line in enumerate(stream, start=1):
+            offset, next_offset = next_offset, next_offset + len(line)
             if not line.strip():
                 continue
             try:
@@ -113,7 +121,7 @@ def read_numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
                 raise BadInput(f"{path}, line {number}: not valid JSON ({problem}); fix or remove the line.") from None
             if not isinstance(row, dict):
                 raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-            yield number, row
+            yield number, offset, row
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:

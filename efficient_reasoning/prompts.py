@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.thinking import ThinkingFormat
 
+_NEWLINE = "\n"  # ends each line of a prompt without a chat template
+
 
 def make_prompt(tokenizer, question: str | Sequence[dict], system: str | None = None) -> list[dict] | str:
     """A question, or a conversation that ends with one, as this tokenizer's rows hold it: messages, or lines."""
@@ -49,6 +51,13 @@ def _is_message(turn: object) -> bool:
         and turn.get("role") in ("system", "user", "assistant")
         and isinstance(turn.get("content"), str)
     )
+
+
+def add_control(prompt: list[dict] | str, control: str) -> list[dict] | str:
+    """The prompt with a text behind its question that asks for a kind of chain, such as "<|short|>"."""
+    if isinstance(prompt, str):
+        return f"{prompt.removesuffix(_NEWLINE)}{control}\n"
+    return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + control}]
 
 
 def make_completion(tokenizer, text: str) -> list[dict] | str:

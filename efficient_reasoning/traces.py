@@ -30,12 +30,13 @@ import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, read_jsonl, read_numbered_jsonl
+from efficient_reasoning.files import atomic_file, read_jsonl, read_placed_jsonl
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
+    from efficient_reasoning.few_shot import Examples
     from efficient_reasoning.inference import Reasoner, Solution
     from efficient_reasoning.thinking import ThinkingFormat
 
@@ -43,7 +44,10 @@ CHUNK_REQUESTS = 512
 FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
-_NEEDED = ("id", "task", "prompt", "completion", "correct", "truncated", "thinking_tokens", "total_tokens", "seed")
+_NEEDED = (
+    "id", "task", "prompt", "completion", "prompt_ids", "completion_ids", "thinking", "final_answer", "correct",
+    "truncated", "thinking_tokens", "total_tokens", "seed",
+)  # fmt: skip
 
 
 def sample_traces(
@@ -60,6 +64,7 @@ def sample_traces(
     seed: int,
     path: Path,
     config_path: Path,
+    examples: Examples | None = None,
 ) -> dict:
     """Solve every problem at every (strategy, budget); resume what an earlier call left unfinished.
 
@@ -76,6 +81,8 @@ def sample_traces(
             and `floor_tokens` in tokens, what `overthinking.Reader` reads in it, the `spend`, and what it was made
             with.
         config_path: the YAML file of the configuration.
+        examples: stand in front of each question when it is asked. The `prompt` of a trace stays the plain question,
+            which is what a model learns to answer; its `prompt_ids` are what was read.
 
     Returns:
         the configuration.
@@ -86,8 +93,9 @@ def sample_traces(
     _check_request(problems, strategies, budgets, samples_per_problem)
     # Before the folder is claimed: a refused request leaves nothing behind.
     sampling = inference.Sampling(temperature, top_p, top_k)
+    asked = examples.ask(problems[0]) if examples else conversation(problems[0])
     for strategy, budget in itertools.product(strategies, budgets):
-        inference.check_request(reasoner, conversation(problems[0]), strategy, budget, max_new_tokens, sampling)
+        inference.check_request(reasoner, asked, strategy, budget, max_new_tokens, sampling)
     answers.check_problems(problems)
     config = {
         "model": Path(reasoner.name).name if Path(reasoner.name).is_absolute() else reasoner.name,
@@ -104,32 +112,36 @@ def sample_traces(
         "weights": reasoner.weights,
         "backend": reasoner.backend,
         "format": FORMAT,
+        **(examples.settings if examples else {}),
     }
     _claim(config_path, config, path)
-    _solve_pending(reasoner, problems, config, path)
+    _solve_pending(reasoner, problems, config, path, examples)
     return config
 
 
-def read_traces(path: str | Path, ids: set[str] | None = None) -> Iterator[dict]:
+def read_traces(path: str | Path) -> Iterator[dict]:
     """Yield the traces of a JSONL file one by one.
 
     Args:
         path: as `sample_traces` wrote it.
-        ids: gathers the ids of the problems that are met on the way.
 
     Raises:
         BadInput: the file is missing, or a line is malformed or lacks a field of a trace (its number is named).
     """
-    for number, trace in read_numbered_jsonl(path):
+    for _, trace in placed_traces(path):
+        yield trace
+
+
+def placed_traces(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """`read_traces` with the byte at which each line begins."""
+    for number, offset, trace in read_placed_jsonl(path):
         missing = [name for name in _NEEDED if trace.get(name) is None]
         if missing:
             raise BadInput(
                 f"{path}, line {number}: no {missing[0]!r} in it; give a file that "
                 "`efficient-reasoning data sample` or `evaluate` wrote."
             )
-        if ids is not None:
-            ids.add(trace["id"])
-        yield trace
+        yield offset, trace
 
 
 def read_config(path: Path) -> dict:
@@ -230,7 +242,9 @@ def _write_config(config_path: Path, config: dict, path: Path) -> None:
         yaml.safe_dump(config, stream, sort_keys=False)
 
 
-def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path) -> None:
+def _solve_pending(
+    reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path, examples: Examples | None
+) -> None:
     from tqdm import tqdm
 
     done = _finished(path)
@@ -264,7 +278,7 @@ def _solve_pending(reasoner: Reasoner, problems: Sequence[Mapping], config: dict
                     continue
                 bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}", refresh=False)
                 finished = bar.n + len(pending)
-                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update)
+                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update, examples)
                 stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -288,13 +302,16 @@ def _solve_chunk(
     budget_tokens: int | None,
     config: dict,
     progress: Callable[[int], object],
+    examples: Examples | None,
 ) -> list[dict]:
     """Lines for a chunk of (problem, sample index), in its order."""
     problems = [problem for problem, _ in chunk]
-    seeds = [sample_seed(config["seed"], problem["id"], index) for problem, index in chunk]
+    # Samples with examples are drawn beside those without, and share no luck with them.
+    luck = f"{config['num_examples']}-shot/" if examples else ""
+    seeds = [sample_seed(config["seed"], luck + problem["id"], index) for problem, index in chunk]
     solutions = inference.solve_many(
         reasoner,
-        [conversation(problem) for problem in problems],
+        [examples.ask(problem) if examples else conversation(problem) for problem in problems],
         strategy=strategy,
         budget_tokens=budget_tokens,
         seeds=seeds,

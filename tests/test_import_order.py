@@ -13,13 +13,16 @@ import efficient_reasoning
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "checkpoint",
-    "contamination",
+    "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
+    "few_shot", "checkpoint", "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "audit", "cards", "hub",
+    "rewards", "evaluation", "audit", "compression", "cards", "hub",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
-LIGHT = ("errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking")
+LIGHT = (
+    "errors", "files", "server", "config", "cli", "thinking", "prompts", "answers", "problems", "overthinking",
+    "recorded", "few_shot", "compression",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "deepspeed"}
 
 # The front door may name every room, and the package itself only passes names on.

@@ -270,13 +270,6 @@ def test_the_hash_tells_vocabularies_apart(reasoner):
     assert tokenizer_hash(other) != tokenizer_hash(reasoner.tokenizer)
 
 
-def test_reading_gathers_the_problems(traces, tmp_path):
-    write_jsonl(tmp_path / "traces.jsonl", traces)
-    ids: set[str] = set()
-    assert list(read_traces(tmp_path / "traces.jsonl", ids)) == traces == list(read_jsonl(tmp_path / "traces.jsonl"))
-    assert ids == {trace["id"] for trace in traces}
-
-
 def test_files_that_are_no_traces_are_named(traces, tmp_path):
     path = tmp_path / "traces.jsonl"
     with pytest.raises(BadInput, match=r"traces\.jsonl: no such file"):

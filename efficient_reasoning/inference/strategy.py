@@ -11,8 +11,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_type_hints
 
+from efficient_reasoning.config import read_value
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
@@ -178,12 +179,18 @@ def check_capabilities(
 def get_strategy(name: str, **parameters) -> Strategy:
     """A strategy by its name in kebab case, such as "budget-forcing".
 
+    Args:
+        name: its parameters may stand behind it as in a URL: "budget-forcing?waits=1&wait_text=Hmm".
+        parameters: those that do not.
+
     Raises:
-        BadInput: unknown name or parameter; near names are listed.
+        BadInput: unknown name or parameter, or a value that the parameter does not take; near names are listed.
     """
+    name, _, query = name.partition("?")
     from efficient_reasoning.inference.budget_forcing import BudgetForcing
     from efficient_reasoning.inference.chain_of_draft import ChainOfDraft
     from efficient_reasoning.inference.close_scaling import CloseScaling
+    from efficient_reasoning.inference.control import Control
     from efficient_reasoning.inference.deer import Deer
     from efficient_reasoning.inference.dynasor import Dynasor
     from efficient_reasoning.inference.l1 import L1Exact, L1Max
@@ -194,6 +201,7 @@ def get_strategy(name: str, **parameters) -> Strategy:
         "budget-forcing": BudgetForcing,
         "chain-of-draft": ChainOfDraft,
         "close-scaling": CloseScaling,
+        "control": Control,
         "deer": Deer,
         "dynasor": Dynasor,
         "l1-exact": L1Exact,
@@ -204,11 +212,17 @@ def get_strategy(name: str, **parameters) -> Strategy:
     }
     if name not in known:
         raise BadInput(f"Unknown strategy {name!r}{near(name, known)}")
-    accepted = list(inspect.signature(known[name]).parameters)
-    for key in parameters:
+    accepted = inspect.signature(known[name]).parameters
+    given = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+    for key in (*given, *parameters):
         if key not in accepted:
-            raise BadInput(f"Strategy {name!r} has no parameter {key!r}{near(key, accepted)}")
-    return known[name](**parameters)
+            raise BadInput(f"Strategy {name!r} has no parameter {key!r}{near(key, list(accepted))}")
+    for key, parameter in accepted.items():
+        if parameter.default is parameter.empty and key not in given and key not in parameters:
+            raise BadInput(f"Strategy {name!r} needs {key}; write {name}?{key}=VALUE.")
+    hints = get_type_hints(known[name])
+    written = {key: read_value(f"Strategy {name!r}: {key}", hints[key], text) for key, text in given.items()}
+    return known[name](**written, **parameters)
 
 
 def run_all(

@@ -18,6 +18,10 @@ def trace(problem: str, total_tokens: int, correct: bool, **changes) -> dict:
         "metadata": {"family": "sums"},
         "prompt": f"{problem}?\n",
         "completion": "<think></think>2",
+        "prompt_ids": [1],
+        "completion_ids": [2, 3],
+        "thinking": "",
+        "final_answer": "2",
         "correct": correct,
         "truncated": False,
         "thinking_tokens": 0,
@@ -72,13 +76,13 @@ def test_the_program_writes_rows_and_says_what_became_of_them(traces, tmp_path, 
     write_jsonl(source, traces)
     main(["--traces", str(source), "--out", str(out), "--min_accuracy", "0.25"])
     assert list(read_jsonl(out)) == list(reference_lengths(traces, min_accuracy=0.25))
-    assert "2 of 3 problems kept, mean reference 17.5 tokens, 75.0% correct." in capsys.readouterr().out
+    assert "2 rows from 3 problems.\nLeft out 33.3%: 1 too easy or too hard." in capsys.readouterr().out
 
 
 def test_nothing_to_keep_leaves_no_file(traces, tmp_path):
     source, out = tmp_path / "traces.jsonl", tmp_path / "rows.jsonl"
     write_jsonl(source, traces)
-    with pytest.raises(BadInput, match=r"none of its 3 problems has an accuracy between 0\.6 and 0\.9"):
+    with pytest.raises(BadInput, match=r"none of 3 problems gives a row \(3 too easy or too hard\)"):
         main(["--traces", str(source), "--out", str(out), "--min_accuracy", "0.6", "--max_accuracy", "0.9"])
     with pytest.raises(BadInput, match=r"missing\.jsonl: no such file"):
         main(["--traces", str(tmp_path / "missing.jsonl"), "--out", str(out)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,23 @@ def test_help_is_light(tool):
 def test_a_config_begins_with_its_command(tool):
     first_line = find_config(f"data/{tool}_overthinker").read_text().splitlines()[0]
     assert first_line == f"# efficient-reasoning data {tool} --config configs/data/{tool}_overthinker.yaml"
+
+
+def test_examples_are_read_and_the_prompt_stays_the_question(here, tmp_path):
+    words = ["--config", "data/sample_overthinker", "--num_problems", "4", "--samples_per_problem", "1"]
+    sample.main(words)
+    shown = [*words, "--examples", str(here / "traces.jsonl"), "--num_examples", "1", "--out", "shown.jsonl"]
+    sample.main(shown)
+    pairs = list(zip(read_jsonl(here / "traces.jsonl"), read_jsonl(tmp_path / "shown.jsonl"), strict=True))
+    for plain, with_examples in pairs:
+        assert (with_examples["id"], with_examples["prompt"]) == (plain["id"], plain["prompt"])
+        # A line of the question, and another that ends with the plain prompt.
+        assert with_examples["prompt_ids"][-len(plain["prompt_ids"]) :] == plain["prompt_ids"]
+        assert len(with_examples["prompt_ids"]) > 2 * len(plain["prompt_ids"])
+        assert with_examples["seed"] != plain["seed"]
+    assert "num_examples: 1" in (tmp_path / "shown.config.yaml").read_text()
+    with pytest.raises(BadInput, match=r"shown\.config\.yaml: holds a run that differs in num_examples"):
+        sample.main([*shown, "--num_examples", "2"])
+    (tmp_path / "fewer.jsonl").write_text("".join(json.dumps(plain) + "\n" for plain, _ in pairs[:3]))
+    with pytest.raises(BadInput, match=r"shown\.config\.yaml: holds a run that differs in examples"):
+        sample.main([*shown, "--examples", "fewer.jsonl"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -18,6 +19,10 @@ def trace(problem: str, seed: int, total_tokens: int, **changes) -> dict:
         "answer": "2",
         "prompt": f"{problem}?\n",
         "completion": f"<think>{seed}</think>2",
+        "prompt_ids": [1],
+        "completion_ids": [2, 3],
+        "thinking": str(seed),
+        "final_answer": "2",
         "correct": True,
         "truncated": False,
         "thinking_tokens": total_tokens - 3,
@@ -50,6 +55,7 @@ def test_the_shortest_correct_trace_of_each_problem(traces):
             "method": "shortest_correct",
             "keep_ratio": pytest.approx(20 / 30),
             "source_id": "a",
+            "source_tokens": 30.0,
             "total_tokens": 20,
         },
         {
@@ -58,6 +64,7 @@ def test_the_shortest_correct_trace_of_each_problem(traces):
             "method": "shortest_correct",
             "keep_ratio": 1.0,
             "source_id": "b",
+            "source_tokens": 30.0,
             "total_tokens": 30,
         },
     ]
@@ -69,7 +76,9 @@ def test_a_lucky_guess_counts_only_on_request(traces):
 
 
 def test_problems_with_too_few_correct_traces_are_left_out(traces):
-    assert [row["source_id"] for row in shortest_correct(traces, min_correct=2)] == ["a"]
+    rejected = Counter()
+    assert [row["source_id"] for row in shortest_correct(traces, rejected=rejected, min_correct=2)] == ["a"]
+    assert rejected == {"without a trace to keep": 1, "with too few correct traces": 1}
     assert list(shortest_correct(traces, min_correct=3)) == []
 
 
@@ -113,13 +122,15 @@ def test_the_program_writes_rows_and_says_what_became_of_them(traces, tmp_path, 
     write_jsonl(source, traces)
     main(["--traces", str(source), "--out", str(out)])
     assert list(read_jsonl(out)) == list(shortest_correct(traces))
-    assert "2 of 3 problems kept, mean tokens 30.0 -> 25.0." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 rows from 3 problems, mean tokens 30.0 -> 25.0 (ratio 0.83)." in said
+    assert "Left out 33.3%: 1 without a trace to keep." in said
 
 
 def test_nothing_to_keep_leaves_no_file(traces, tmp_path):
     source, out = tmp_path / "traces.jsonl", tmp_path / "rows.jsonl"
     write_jsonl(source, traces)
-    with pytest.raises(BadInput, match=r"traces\.jsonl: none of its 3 problems has a trace to keep"):
+    with pytest.raises(BadInput, match=r"rows\.jsonl: none of 3 problems gives a row \(2 with too few"):
         main(["--traces", str(source), "--out", str(out), "--min_correct", "9"])
     with pytest.raises(BadInput, match=r"missing\.jsonl: no such file"):
         main(["--traces", str(tmp_path / "missing.jsonl"), "--out", str(out)])

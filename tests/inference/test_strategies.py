@@ -37,6 +37,7 @@ STRATEGIES = {
     "budget-forcing, lengthened": {"min_thinking_tokens": 30, "waits": 3},
     "chain-of-draft": {},
     "close-scaling": {},
+    "control": {"text": " so"},
     "deer": {"trial_tokens": 4},
     "deer, uncertain": {"threshold": 1.0, "trial_tokens": 4},
     "dynasor": {"interval_tokens": 7, "probe_tokens": 4},
@@ -288,7 +289,7 @@ def test_what_cannot_be_kept_is_refused(strategy, budget, parameters, sentence):
         ("budget_forcing", {}, "Unknown strategy 'budget_forcing', did you mean budget-forcing"),
         ("nothinking", {}, "did you mean no-thinking"),
         ("tale-estimated", {}, "did you mean tale-estimate"),
-        ("oracle", {}, "known are budget-forcing, chain-of-draft, close-scaling, deer, dynasor, l1-exact"),
+        ("oracle", {}, "known are budget-forcing, chain-of-draft, close-scaling, control, deer, dynasor"),
         ("budget-forcing", {"answer_reserve": 9}, "no parameter 'answer_reserve', did you mean answer_reserve_tokens"),
         ("no-thinking", {"answer_reserve_tokens": 9}, "Strategy 'no-thinking' has no parameter"),
         ("l1-max", {"sentence": "Think."}, "Strategy 'l1-max' has no parameter 'sentence'"),
@@ -298,6 +299,49 @@ def test_what_cannot_be_kept_is_refused(strategy, budget, parameters, sentence):
 def test_unknown_names_bring_near_ones(name, parameters, sentence):
     with pytest.raises(BadInput, match=sentence):
         get_strategy(name, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute", "value"),
+    [
+        ("budget-forcing?waits=3&wait_text=Hmm, so", "wait_text", "Hmm, so"),
+        ("budget-forcing?waits=3", "waits", 3),
+        ("budget-forcing?answer_reserve_tokens=none", "answer_reserve_tokens", None),
+        ("deer?threshold=0.9", "threshold", 0.9),
+        ("deer?transitions=Wait|But", "transitions", ("Wait", "But")),
+        ("control?text=<|keep 0.5|>", "text", "<|keep 0.5|>"),
+    ],
+)
+def test_parameters_may_stand_behind_the_name(name, attribute, value):
+    assert getattr(get_strategy(name), attribute) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("budget-forcing?waits=x", r"Strategy 'budget-forcing': waits must be int, found 'x'"),
+        ("budget-forcing?wait=1", r"has no parameter 'wait', did you mean waits"),
+        ("control", r"Strategy 'control' needs text; write control\?text=VALUE"),
+    ],
+)
+def test_bad_parameters_behind_the_name_get_a_sentence(name, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        get_strategy(name)
+
+
+def test_a_control_is_put_behind_the_question():
+    prompts = []
+
+    def rule(ids):
+        prompts.append(list(ids))
+        return EOS
+
+    engine = MockEngine(rule, PLAIN.eos_ids)
+    task = assignment(None)
+    run_all(engine, [get_strategy("control", text=" so").solve(task)])
+    assert prompts[0] == task.render(f"{task.question} so")
+    with pytest.raises(BadInput, match=r"knows no control 'no such'; its added tokens are"):
+        run_all(engine, [get_strategy("control", text="no such").solve(task)])
 
 
 def test_an_engine_that_lacks_what_a_strategy_needs_is_named():

@@ -1,0 +1,104 @@
+"""The chain of thought of a trace: whether it can be compressed, its steps, and the training row that comes of it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal
+
+from efficient_reasoning.prompts import add_control, make_completion
+from efficient_reasoning.thinking import ThinkingFormat
+
+Unit = Literal["sentence", "line", "paragraph"]
+
+_PARAGRAPH = re.compile(r"(?<=\n\n)(?=[^\n])")
+_LINE = re.compile(r"(?<=\n)(?=[^\n])")
+# Behind a line break, or a full stop that a blank follows. The number of an item ("2. Then") ends no sentence.
+_SENTENCE = re.compile(r"(?<=\n)(?=[^\n])|(?<=[.!?])(?=[ \t])(?!\s*\Z)|(?<=。)(?=[^\s])")
+_ITEM = re.compile(r"[\s*#-]*\d+\.")
+
+
+def by_problem(rows: Iterable[Mapping]) -> Iterator[list[Mapping]]:
+    """The traces of each problem; they stand together in what `compress` hands to a data tool."""
+    for _, group in itertools.groupby(rows, key=lambda row: row["id"]):
+        yield list(group)
+
+
+def refusal(trace: Mapping, thinking: ThinkingFormat, max_tokens: int | None = None) -> str | None:
+    """Why a trace cannot be compressed, in the words that a report counts; None where it can.
+
+    Args:
+        trace: of `read_traces`.
+        thinking: the delimiters of its tokenizer.
+        max_tokens: most total tokens; None for no limit.
+    """
+    if trace["truncated"]:
+        return "truncated"
+    if not trace["correct"]:
+        return "wrong"
+    split = thinking.split(trace["completion_ids"], trace["prompt_ids"])
+    if not split.closed:
+        return "unclosed"
+    if not trace["thinking"].strip():
+        return "no thinking"
+    if split.blocks > 1:
+        return "several blocks"
+    if not trace["final_answer"].strip():
+        return "no answer"
+    return "too long" if max_tokens is not None and trace["total_tokens"] > max_tokens else None
+
+
+def split_steps(text: str, unit: Unit | None = None) -> list[str]:
+    """Cut a chain into steps, which joined are the chain again.
+
+    Args:
+        text: of the thinking.
+        unit: "paragraph" (behind a blank line), "line" or "sentence"; by default paragraphs where there are several,
+            as in the chains of large models, else sentences.
+    """
+    if unit is None:
+        unit = "paragraph" if "\n\n" in text.strip() else "sentence"
+    if unit != "sentence":
+        return [step for step in (_PARAGRAPH if unit == "paragraph" else _LINE).split(text) if step]
+    steps: list[str] = []
+    for part in _SENTENCE.split(text):
+        if steps and _ITEM.fullmatch(steps[-1]):
+            steps[-1] += part
+        elif part:
+            steps.append(part)
+    return steps
+
+
+def training_row(
+    trace: Mapping, thinking: ThinkingFormat, chain: str, *, method: str, control: str = "", **columns: object
+) -> dict:
+    """The row that trains a model to think `chain` where it thought what the trace has.
+
+    Args:
+        trace: whose prompt and answer stay as they are.
+        thinking: the delimiters of its tokenizer, in which the new length is counted.
+        chain: the new thinking.
+        method: of the data tool.
+        control: text behind the question that asks for this kind of chain.
+        columns: further ones.
+
+    Returns:
+        `prompt`, `completion`, `method`, `keep_ratio` (new length / old length, both total tokens), `source_id`,
+        `source_tokens`, `total_tokens`, and `control` where there is one.
+    """
+    text = thinking.write(chain, trace["final_answer"])
+    total_tokens = len(thinking.tokenizer.encode(text, add_special_tokens=False))
+    if thinking.prompt_opens(trace["prompt_ids"]):  # the text holds the opening, which is not generated
+        total_tokens -= len(thinking.open([]))
+    return {
+        "prompt": add_control(trace["prompt"], control) if control else trace["prompt"],
+        "completion": make_completion(thinking.tokenizer, text),
+        "method": method,
+        "keep_ratio": total_tokens / trace["total_tokens"],
+        "source_id": trace["id"],
+        "source_tokens": trace["total_tokens"],
+        "total_tokens": total_tokens,
+        **({"control": control} if control else {}),
+        **columns,
+    }
