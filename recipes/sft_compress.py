@@ -4,8 +4,8 @@
    shortest_correct`, and trains on the completions; conversations under `messages` become one row a turn. `dpo`
    (arXiv 2305.18290) and `simpo` (arXiv 2405.14734) take rows with `prompt`, `chosen` and `rejected`. TRL trains.
 2. `lora_rank` trains adapters instead of the weights; the checkpoint holds them merged, and with `adapter: keep` also
-   beside it. A column `adapter_scale` scales them row by row (CoT-Valve++, arXiv 2502.09601); `train_sampling_strategy:
-   sequential` takes chains from long to short, as the file has them.
+   beside it. A column `adapter_scale` scales them row by row (CoT-Valve++, arXiv 2502.09601), and
+   `train_sampling_strategy: sequential` takes rows from long to short chains as the file has them.
 3. Every text in a column `control` becomes one token, and is trained.
 4. `general_data` mixes in other rows, against forgetting.
 

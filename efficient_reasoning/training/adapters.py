@@ -25,7 +25,8 @@ from efficient_reasoning.errors import BadInput
 if TYPE_CHECKING:
     from efficient_reasoning.checkpoint import ReasoningMetadata
 
-# TRL's fused head reads the bias of a tied output layer, which PEFT wraps to train some of its rows, without passing it on.
+# TRL's fused head reads the bias of the output layer, which PEFT, where that is tied and some of its rows are trained,
+# wraps without one.
 TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)
 
 FOLDER = "adapter"  # of a kept adapter, in the checkpoint

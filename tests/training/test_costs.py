@@ -53,4 +53,3 @@ def test_without_a_length_column_the_share_is_unknown(tiny_model, tmp_path, caps
     tokenizer = load_base(str(tiny_model)).tokenizer
     tokens = sum(len(tokenizer(ROW[key])["input_ids"]) for key in ("prompt", "completion"))
     assert f"about {4 * tokens:,} tokens each" in table["steps"]
-

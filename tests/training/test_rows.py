@@ -8,8 +8,7 @@ import pytest
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
-from efficient_reasoning.training import fingerprint, load_pairs, load_rows, load_turns
-from efficient_reasoning.training.rows import mix, summary
+from efficient_reasoning.training import fingerprint, load_rows, load_turns
 
 ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
 
@@ -83,5 +82,3 @@ def test_the_fingerprint_follows_the_rows_alone(tmp_path):
     loaded = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
     assert fingerprint(loaded) == fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
     assert fingerprint(loaded) != fingerprint(rows[::-1])
-
-

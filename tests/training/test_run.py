@@ -8,26 +8,19 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-
 from efficient_reasoning.cards import write_training_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import write_jsonl
 from efficient_reasoning.training import (
     FinetuningArguments,
     RecipeArguments,
-    dry_run,
-    fingerprint,
     finish,
     load_base,
-    load_rows,
-    load_turns,
     run,
     start,
 )
@@ -325,21 +318,19 @@ def test_settings_that_train_nothing_are_refused(tmp_path, changes, sentence):
 
 
 def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp_path):
-    first = tmp_path / "first"
+    first, rows = tmp_path / "first", [{"prompt": "Compute 1 + 2.\n", "completion": "3"}]
     shutil.copytree(tiny_model, first)
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
-    metadata = load_base(str(first)).metadata_of([{"prompt": "Compute 1 + 2.\n", "completion": "3"}], stage="sft", method="shortest_correct")
+    metadata = load_base(str(first)).metadata_of(rows, stage="sft", method="shortest_correct")
     assert (metadata.base_model, metadata.earlier_methods, metadata.licence) == ("first", [], "mit")
     second = tmp_path / "second"
     shutil.copytree(tiny_model, second)
     metadata.save(second)
     write_training_card(second, metadata=metadata, metrics={})
-    metadata = load_base(str(second)).metadata_of([{"prompt": "Compute 1 + 2.\n", "completion": "3"}], stage="rl", method="grpo kimi")
+    metadata = load_base(str(second)).metadata_of(rows, stage="rl", method="grpo kimi")
     assert (metadata.base_model, metadata.earlier_methods) == ("first", ["shortest_correct"])
     assert metadata.licence == "mit"
     write_training_card(second, metadata=metadata, metrics={})
     card = (second / "README.md").read_text()
     assert "license: mit" in card and "licence of the base model" not in card
     assert "method `shortest_correct`, then `grpo kimi`, stage rl, started from **first**" in card
-
-
