@@ -123,13 +123,10 @@ def summary(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
     [lengths, *rejected] = response_tokens(rows, tokenizer)
     before = rows["source_tokens"] if "source_tokens" in rows.column_names else [None]
     tokens = f"{mean(before):.1f} -> {mean(lengths):.1f}" if None not in before else f"{mean(lengths):.1f}"
-    parts = [
-        f"{len(rows):,} rows of {' and '.join(distinct(rows, 'method')) or 'no named method'}",
-        f"mean tokens {tokens}",
-    ]
+    methods, controls = " + ".join(distinct(rows, "method")), " ".join(distinct(rows, "control"))
+    parts = [f"{len(rows):,} rows" + (f" of {methods}" if methods else ""), f"mean tokens {tokens}"]
     parts += [f"rejected {mean(side):.1f}" for side in rejected]
-    parts += [f"controls {' '.join(values)}" for values in [distinct(rows, "control")] if values]
-    return ", ".join(parts)
+    return ", ".join([*parts, f"controls {controls}"] if controls else parts)
 
 
 def distinct(rows: Dataset, column: str) -> list[str]:
