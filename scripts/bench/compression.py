@@ -285,7 +285,7 @@ def table(out: Path) -> str:
     hull = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
     floor, tokens = base[..., 3].mean(), base[..., 1].mean()
     lines = [
-        "| arm | strategy | seeds | accuracy | tokens | tokens change | accuracy change [95 %] | removable | over hull |",
+        "| arm | strategy | seeds | accuracy | tokens | change | accuracy change [95 %] | removable | over hull |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (arm, point), values in sorted(points.items(), key=lambda item: item[0]):
