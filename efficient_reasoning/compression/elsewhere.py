@@ -78,7 +78,7 @@ def read_recording(
     except BadInput as error:
         raise Unusable("without a response", error) from None
     if not said:
-        raise Unusable("failed requests", f"{place}: the request had failed.")
+        raise Unusable("without a response", f"{place}: no response in it, or a request that failed.")
     mapping = {key: mapping[key] for key in ("question", "answer", "task") if key in mapping}
     task = verifier or mapping.get("task") or columns.get("task") or ("math" if is_math else None)
     is_labelled = False
