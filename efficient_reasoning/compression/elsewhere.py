@@ -96,7 +96,24 @@ def read_recording(
     if problem["id"] == _UNNAMED:
         del problem["id"]
     asked = [*columns.get("earlier_turns", ()), " ".join(problem["question"].split())]
-    return Recording(problem, said, json.dumps(asked, default=str), is_labelled)
+    recording = Recording(problem, said, json.dumps(asked, default=str), is_labelled)
+    if not _is_text(recording):
+        raise Unusable(
+            "with broken characters", f"{place}: half of a surrogate pair in it; write the character again."
+        )
+    return recording
+
+
+def _is_text(recording: Recording) -> bool:
+    """Whether all of it can be written in UTF-8; JSON may hold halves of characters."""
+    try:
+        json.dumps(recording.problem, ensure_ascii=False, default=str).encode()
+        for one in recording.said:
+            one.text.encode()
+            (one.reasoning or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unusable(error: BadInput) -> Unusable:

@@ -16,7 +16,7 @@ from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.compression import refusal, tool
 from efficient_reasoning.compression.elsewhere import Recordings
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.files import read_jsonl
 from efficient_reasoning.thinking import ThinkingFormat
 from efficient_reasoning.traces import read_traces, tokenizer_hash
 
@@ -63,7 +63,7 @@ def run(tmp_path):
     """The program over these rows; its traces."""
 
     def run(rows: list[dict], *words: str, query: str = "") -> list[dict]:
-        write_jsonl(tmp_path / "rows.jsonl", rows)
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         out = tmp_path / "traces.jsonl"
         main(["--source", f"{tmp_path}/rows.jsonl{query}", "--model", "overthinker", "--out", str(out), *words])
         return list(read_traces(out))
@@ -277,6 +277,7 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_shown(run, capsys, t
         row(7),
         {"question": "q", "answer": "7", "completion": "7", "usage": {"completion_tokens": 9, "reasoning_tokens": 5}},
         row("7", task="algebra"),
+        row("<think>\ud800</think>7"),
     ]
     [trace] = run([*bad, row("<think>a</think>7", None, "")])
     assert trace["correct"]
@@ -285,6 +286,7 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_shown(run, capsys, t
     for count, kind in (
         *((3, "without a question"), (2, "without a gold answer"), (6, "without a response")),
         *((1, "with thinking that the server hid"), (1, "with columns that no problem has")),
+        (1, "with broken characters"),
     ):
         assert f"{count} {kind}" in out
     assert "rows.jsonl, line 1: no question among its columns answer; map one (?question=COLUMN)." in err
