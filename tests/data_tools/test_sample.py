@@ -53,7 +53,7 @@ def test_the_same_command_again_keeps_what_is_there(here, monkeypatch):
     assert (here / "traces.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths"])
+@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths", "import_traces"])
 def test_help_is_light(tool):
     code = (
         f"import runpy, sys; sys.argv = ['{tool}.py', '--help']\n"
