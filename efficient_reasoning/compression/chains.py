@@ -70,6 +70,12 @@ def split_steps(text: str, unit: Unit | None = None) -> list[str]:
     return steps
 
 
+def question_text(trace: Mapping) -> str:
+    """What a trace was asked, as text; of a conversation all messages."""
+    prompt = trace["prompt"]
+    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
+
+
 def training_row(
     trace: Mapping, thinking: ThinkingFormat, chain: str, *, method: str, control: str = "", **columns: object
 ) -> dict:
@@ -91,14 +97,29 @@ def training_row(
     total_tokens = len(thinking.tokenizer.encode(text, add_special_tokens=False))
     if thinking.prompt_opens(trace["prompt_ids"]):  # the text holds the opening, which is not generated
         total_tokens -= len(thinking.open([]))
+    written = {**trace, "completion": make_completion(thinking.tokenizer, text), "total_tokens": total_tokens}
+    return whole_row(written, trace["total_tokens"], method=method, control=control, **columns)
+
+
+def whole_row(trace: Mapping, source_tokens: float, *, method: str, control: str = "", **columns: object) -> dict:
+    """The row that trains a model on a trace as it stands.
+
+    Args:
+        trace: whose prompt and completion it has.
+        source_tokens: total tokens of what it stands for, such as another trace of its problem.
+        method, control, columns: as in `training_row`.
+
+    Returns:
+        the columns of `training_row`.
+    """
     return {
         "prompt": add_control(trace["prompt"], control) if control else trace["prompt"],
-        "completion": make_completion(thinking.tokenizer, text),
+        "completion": trace["completion"],
         "method": method,
-        "keep_ratio": total_tokens / trace["total_tokens"],
+        "keep_ratio": trace["total_tokens"] / source_tokens,
         "source_id": trace["id"],
-        "source_tokens": trace["total_tokens"],
-        "total_tokens": total_tokens,
+        "source_tokens": source_tokens,
+        "total_tokens": trace["total_tokens"],
         **({"control": control} if control else {}),
         **columns,
     }
