@@ -1,7 +1,7 @@
 """Does a shorter chain of thought still say what the long one said? Checked are its numbers, where slips show.
 
 1. Numbers are read without their signs, and equations between numbers ("48/2=24") are worked out. A result counts as
-   right when it is right to its last digit: 10/3=3.33.
+   right when it is so to its last digit: 10/3=3.33, 20/3=6.66 or 6.67.
 2. A number is *invented* that stands neither in the question nor in the long chain, and is no right result of numbers
    that do. Whole numbers up to 12 may stand anywhere, for texts say them in words and count their steps with them,
    and so may 100 and 0.01, which a percent sign says.
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,10 +21,11 @@ from fractions import Fraction
 from efficient_reasoning.answers.matching import UNSIGNED, last_number
 
 _NUMBER = re.compile(UNSIGNED, re.ASCII)
-# Numbers, operators and signs with an = in between; whatever else stands there is not worked out.
-_EQUATION = re.compile(r"[\d.,+\-*/×÷·()$%€£ \t]+(?:=[\d.,+\-*/×÷·()$%€£ \t]+)+", re.ASCII)
+# Numbers, operators and signs; whatever else stands in an equation, it is not worked out.
+_ARITHMETIC = re.compile(r"[\d.,+\-*/×÷·()$%€£ \t=]+", re.ASCII)
+_PUNCTUATION = re.compile(r"[.,](?=\s|\Z)")
 _PERCENT = re.compile(rf"({UNSIGNED})\s*%", re.ASCII)
-_ITEM = re.compile(r"^[\s*#-]*\d+[.):]\s", re.MULTILINE | re.ASCII)
+_ITEM = re.compile(r"^[ \t*#-]*\d+[.):]\s", re.MULTILINE | re.ASCII)
 _STATED = re.compile(r"(?:\banswer\b|####|\\boxed).*", re.IGNORECASE)
 _SPOKEN = frozenset(map(Fraction, [*range(13), 100])) | {Fraction(1, 100)}
 _MAX_CHARACTERS = 200  # of an equation; digits without end come from models in loops
@@ -39,8 +41,8 @@ def unfaithful(short: str, long: str, question: str, answer: str) -> str | None:
         answer: the text after the long chain, which will stand behind the short one too.
     """
     gold = last_number(answer)
-    stated = _STATED.findall(short)
-    if gold is not None and stated and last_number(stated[-1]) not in (None, gold):
+    stated = [numbers for text in _STATED.findall(short) if (numbers := _numbers(text))]
+    if gold is not None and stated and abs(gold) not in stated[-1]:
         return "another answer"
     given = _numbers(question)
     known = given | _numbers(long) | _SPOKEN
@@ -82,18 +84,14 @@ def _value(word: str) -> Fraction:
 
 def _equations(text: str) -> Iterator[tuple[Fraction, set[Fraction]]]:
     """The right equations of a text that work something out: (result, numbers on the other side)."""
-    for match in _EQUATION.finditer(_ITEM.sub("", text)):
-        if len(match[0]) > _MAX_CHARACTERS:
-            continue
-        *sides, last = match[0].strip(" .,").split("=")
-        for left, right in zip(sides, [*sides[1:], last], strict=True):
-            written = right.strip(" \t$€£%.,")
-            value = _work_out(left)
+    arithmetic = (part for run in _ARITHMETIC.findall(_ITEM.sub("", text)) for part in _PUNCTUATION.split(run))
+    for sides in (part.split("=") for part in arithmetic if "=" in part and len(part) <= _MAX_CHARACTERS):
+        for left, right in itertools.pairwise(sides):
+            written, value = right.strip(" \t$€£%"), _work_out(left)
             if value is None or not _NUMBER.fullmatch(written):
                 continue
-            decimals = len(written.partition(".")[2])
-            # Rounded up or down, or cut off: less than one in the last place.
-            if abs(value - _value(written)) * 10**decimals < 1:
+            excess = (abs(value) - _value(written)) * 10 ** len(written.partition(".")[2])
+            if Fraction(-1, 2) <= excess < 1:  # rounded, or cut off
                 yield _value(written), _numbers(left)
 
 
