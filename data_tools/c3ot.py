@@ -24,10 +24,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from efficient_reasoning.compression import CompressionArguments, by_problem, compress, refusal
-from efficient_reasoning.compression.chains import question_text, training_row, whole_row
+from efficient_reasoning.compression import CompressionArguments, by_problem, compress
+from efficient_reasoning.compression.chains import question_text, training_row, usable_traces, whole_row
 from efficient_reasoning.compression.faithful import unfaithful
 from efficient_reasoning.compression.shortener import Shortened, by_engine, by_server
+from efficient_reasoning.compression.tokenizer import load_thinking
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -42,7 +43,7 @@ Kind = Literal["server", "engine", "given", "traces"]
 class C3otArguments(CompressionArguments):
     """Where the short chains come from, and what asks for them."""
 
-    model: str = field(metadata={"help": "Whose traces these are: its tokenizer counts, its delimiters are written."})
+    model: str = field(metadata={"help": "Folder or Hub id that wrote the traces; only its tokenizer is read."})
     shortener: Kind = field(default="traces", metadata={"help": "Who writes the short chains."})
     shortener_model: str | None = field(
         default=None, metadata={"help": "Name on the server (else OPENAI_MODEL); folder or Hub id (else the model)."}
@@ -101,12 +102,9 @@ def c3ot(
 
     asked = []
     for traces in by_problem(rows):
-        reasons = [refusal(trace, thinking, max_tokens) for trace in traces]
-        usable = [trace for trace, reason in zip(traces, reasons, strict=True) if reason is None]
+        usable = usable_traces(traces, thinking, rejected, max_tokens)
         if not usable:
-            rejected[Counter(reasons).most_common(1)[0][0]] += 1
             continue
-        usable.sort(key=lambda trace: (trace["total_tokens"], trace["seed"]))
         long, shortest = usable[len(usable) // 2], usable[0]
         if shortener != "traces":
             asked.append(long)
@@ -149,10 +147,7 @@ def _fault(chain: str, short: Mapping, long: Mapping, thinking: ThinkingFormat) 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(C3otArguments, argv=argv, doc=__doc__)
 
-    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
-
-    folder = resolve_model(arguments.model)
-    given = {"thinking": thinking_format(folder, load_tokenizer(folder))}
+    given = {"thinking": load_thinking(arguments.model)}
     engine = None
     if arguments.shortener == "engine":
         from efficient_reasoning.inference import load_reasoner

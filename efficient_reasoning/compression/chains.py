@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -47,6 +48,29 @@ def refusal(trace: Mapping, thinking: ThinkingFormat, max_tokens: int | None = N
     if not trace["final_answer"].strip():
         return "no answer"
     return "too long" if max_tokens is not None and trace["total_tokens"] > max_tokens else None
+
+
+def usable_traces(
+    traces: Iterable[Mapping], thinking: ThinkingFormat, rejected: Counter[str], max_tokens: int | None = None
+) -> list[Mapping]:
+    """The traces of one problem that can be compressed, shortest first, in an order that is not that of the files.
+
+    Args:
+        traces: of one problem.
+        thinking, max_tokens: as in `refusal`.
+        rejected: where there are none, counts the problem under the reason that most of them share.
+    """
+    reasons: Counter[str] = Counter()
+    usable = []
+    for trace in traces:
+        reason = refusal(trace, thinking, max_tokens)
+        if reason is None:
+            usable.append(trace)
+        else:
+            reasons[reason] += 1
+    if not usable:
+        rejected[max(sorted(reasons), key=reasons.get)] += 1
+    return sorted(usable, key=lambda trace: (trace["total_tokens"], trace["seed"], trace["thinking"]))
 
 
 def split_steps(text: str, unit: Unit | None = None) -> list[str]:
