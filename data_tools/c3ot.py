@@ -28,7 +28,7 @@ from efficient_reasoning.compression import CompressionArguments, by_problem, co
 from efficient_reasoning.compression.chains import question_text, training_row, usable_traces, whole_row
 from efficient_reasoning.compression.faithful import unfaithful
 from efficient_reasoning.compression.shortener import Shortened, by_engine, by_server
-from efficient_reasoning.compression.tokenizer import load_thinking
+from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -101,7 +101,7 @@ def c3ot(
         return [whole_row(long, long["total_tokens"], method="c3ot", control=long_control), short]
 
     asked = []
-    for traces in by_problem(rows):
+    for traces in by_problem(same_tokenizer(rows, thinking)):
         usable = usable_traces(traces, thinking, rejected, max_tokens)
         if not usable:
             continue

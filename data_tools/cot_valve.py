@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
 from efficient_reasoning.compression.chains import usable_traces, whole_row
-from efficient_reasoning.compression.tokenizer import load_thinking
+from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -75,7 +75,7 @@ def cot_valve(
         `level`, and if `scaled` also `adapter_scale`, in [0, 1].
     """
     rejected = Counter() if rejected is None else rejected
-    for traces in by_problem(rows):
+    for traces in by_problem(same_tokenizer(rows, thinking)):
         usable = usable_traces(traces, thinking, rejected, max_tokens)
         chains = list({trace["total_tokens"]: trace for trace in reversed(usable)}.values())  # one for each length
         if len(chains) < levels:
