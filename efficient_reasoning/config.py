@@ -1,7 +1,8 @@
 """Arguments of recipes and data tools: one dataclass, one YAML file, one command line, one validator.
 
 1. A program declares its own fields in a torch-free dataclass and names the trainer's (`"trl:GRPOConfig"`) without
-   importing them, so `--help` answers at once; `--help-all` pays for the import and adds the trainer's fields.
+   importing them, so `--help` answers at once; `--help-all` pays for the import and adds the trainer's fields. Where a
+   program has several trainers, the value of one of its own fields chooses.
 2. The command line is more YAML: `--key value` means what `key: value` means in the file, and wins over it.
 3. `TrlParser` checks neither types, choices, null nor NaN of a YAML file. Here every value, from either source, first
    has to fit the annotation of its field; one that does not is named with its file and line. What fits is handed to
@@ -87,12 +88,18 @@ def find_config(name: str, own: str = "*") -> Path:
     return shipped[found[0]]
 
 
-def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = None, doc: str = "") -> typing.Any:
+def parse(
+    own: type,
+    trainer: str | Mapping[str, Mapping[object, str]] | None = None,
+    argv: Sequence[str] | None = None,
+    doc: str = "",
+) -> typing.Any:
     """Read `--config FILE` and `--key value ...` into the program's dataclass and, if named, the trainer's.
 
     Args:
         own: dataclass whose fields carry `metadata={"help": ...}`; its docstring's first line heads them in the help.
-        trainer: "module:Class" of a second dataclass, imported only when there is something to build.
+        trainer: "module:Class" of a second dataclass, imported only when there is something to build. One that a
+            field of `own` chooses is written `{field: {value: "module:Class", ...}}`.
         argv: command line without the program's name; `sys.argv[1:]` by default.
         doc: what `--help` prints first, usually the program's `__doc__`.
 
@@ -104,20 +111,22 @@ def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = No
         SystemExit: with code 0, after `--help` or `--help-all`.
     """
     options = _split(sys.argv[1:] if argv is None else argv)
-    if "help" in options or "help_all" in options:
-        print(_help(own, trainer, "help_all" in options, doc))
-        raise SystemExit(0)
+    asked = [name for name in ("help", "help_all") if options.pop(name, None) is not None]
     words = options.pop("config", None)
     if words is not None and (len(words) != 1 or not words[0]):
         raise BadInput("--config needs one value: a YAML file, or the name of a shipped config.")
     path = find_config(words[0], _own_configs()) if words else None
     where = str(path or "command line")
     in_file = _read_yaml(path) if path else {}
+    sources = (in_file, {key: _Given.from_words(words) for key, words in options.items()})
+    trainer = _chosen(own, trainer, sources)
+    if asked:
+        print(_help(own, trainer, "help_all" in asked, doc))
+        raise SystemExit(0)
     if "env" in in_file:
         # Set before torch is imported, since that is when most such variables are read.
         variables = _fit_given("env", dict[str, str | int | float | bool], in_file.pop("env"))
         os.environ.update({name: str(value) for name, value in variables.items()})
-    sources = (in_file, {key: _Given.from_words(words) for key, words in options.items()})
 
     classes, values = [own], [_fit_fields(own, sources)]
     if trainer is not None:
@@ -129,6 +138,17 @@ def parse(own: type, trainer: str | None = None, argv: Sequence[str] | None = No
         return (arguments, _build_trainer_config(classes[1], values[1])) if trainer else arguments
     except ValueError as error:  # what a dataclass refuses in its __post_init__
         raise BadInput(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _chosen(
+    own: type, trainer: str | Mapping[str, Mapping[object, str]] | None, sources: Sequence[Mapping[str, _Given]]
+) -> str | None:
+    """The one trainer that is meant: of several, that which the given or default value of the field names."""
+    if trainer is None or isinstance(trainer, str):
+        return trainer
+    [(name, targets)] = trainer.items()
+    given = _fit_fields(own, [{name: source[name]} for source in sources if name in source])
+    return targets[given.get(name, getattr(own, name))]
 
 
 def _build_trainer_config(cls: type, values: dict[str, object]) -> object:

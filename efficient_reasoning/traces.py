@@ -341,22 +341,20 @@ def _solve_chunk(
 Solved = tuple[Mapping, "Solution", dict]  # a problem, what came back, how it was asked
 
 
-def read_solved(thinking: ThinkingFormat, reader: Reader, solved: Sequence[Solved]) -> list[dict]:
+def read_solved(reader: Reader, solved: Sequence[Solved]) -> list[dict]:
     """Traces of what was solved: verified, taken apart, counted."""
     verdicts = answers.verify_many(
         [problem for problem, _, _ in solved], [solution.answer for _, solution, _ in solved]
     )
     return [
-        _sample(thinking, problem, solution)
-        | asked
-        | {"correct": bool(correct)}
-        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
+        describe(reader, problem, solution, bool(correct)) | {"spend": solution.spend.as_dict()} | asked
         for (problem, solution, asked), correct in zip(solved, verdicts, strict=True)
     ]
 
 
-def _sample(thinking: ThinkingFormat, problem: Mapping, solution: Solution) -> dict:
-    """The problem and what came back."""
+def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool) -> dict:
+    """What a trace says of a response, whoever wrote it: the problem, the response, its lengths and its verdict."""
+    thinking = reader.thinking
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
         "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
@@ -372,7 +370,8 @@ def _sample(thinking: ThinkingFormat, problem: Mapping, solution: Solution) -> d
         "truncated": solution.truncated,
         "forced_close": solution.forced_close,
         "empty_answer": not solution.answer.strip(),
-        "spend": solution.spend.as_dict(),
+        "correct": correct,
+        **dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, correct)),
     }
 
 
@@ -400,7 +399,6 @@ class Scribes:
     """
 
     def __init__(self, reasoner: Reasoner, num_samples: int):
-        self.thinking = reasoner.thinking
         self.reader = Reader(reasoner.thinking)
         self.processes = 0
         if reasoner.decodes_elsewhere and num_samples >= _MANY_SAMPLES:
@@ -412,7 +410,7 @@ class Scribes:
             # Never a fork of this process, whose CUDA context and threads would not survive it.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([__name__])
-            self.pool = ProcessPoolExecutor(self.processes, context, _start_scribe, (self.thinking,))
+            self.pool = ProcessPoolExecutor(self.processes, context, _start_scribe, (self.reader.thinking,))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -422,7 +420,7 @@ class Scribes:
     def write(self, stream: IO[str], solved: Sequence[Solved], made_with: Mapping) -> None:
         """Have these read; what was given before goes to the disk."""
         if not self.processes:
-            self._append(stream, _lines(self.thinking, self.reader, solved, made_with))
+            self._append(stream, _lines(self.reader, solved, made_with))
             return
         size = math.ceil(len(solved) / self.processes)
         parts = [self.pool.submit(_scribble, solved[i : i + size], made_with) for i in range(0, len(solved), size)]
@@ -444,13 +442,13 @@ class Scribes:
 
 def _start_scribe(thinking: ThinkingFormat) -> None:
     global _scribe
-    _scribe = thinking, Reader(thinking)
+    _scribe = Reader(thinking)
 
 
 def _scribble(solved: Sequence[Solved], made_with: Mapping) -> str:
-    return _lines(*_scribe, solved, made_with)
+    return _lines(_scribe, solved, made_with)
 
 
-def _lines(thinking: ThinkingFormat, reader: Reader, solved: Sequence[Solved], made_with: Mapping) -> str:
-    rows = read_solved(thinking, reader, solved)
+def _lines(reader: Reader, solved: Sequence[Solved], made_with: Mapping) -> str:
+    rows = read_solved(reader, solved)
     return "".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows)

@@ -1,77 +1,144 @@
-"""Fine-tune on compressed chains of thought (or on any rows with `prompt` and `completion`).
+"""Fine-tune on compressed chains of thought, by SFT, DPO or SimPO, all weights or LoRA.
 
-The rows come from a data tool, such as `efficient-reasoning data shortest_correct`; TRL's SFTTrainer trains on them
-unchanged, on the completions only. Conversations under `messages` become one row a turn, each with its own thinking.
+1. `objective: sft` takes rows with `prompt` and `completion` from a data tool, such as `efficient-reasoning data
+   shortest_correct`, and trains on the completions; conversations under `messages` become one row a turn. `dpo`
+   (arXiv 2305.18290) and `simpo` (arXiv 2405.14734) take rows with `prompt`, `chosen` and `rejected`. TRL trains.
+2. `lora_rank` trains adapters instead of the weights; the checkpoint holds them merged, and with `adapter: keep` also
+   beside it. A column `adapter_scale` scales them row by row (CoT-Valve++, arXiv 2502.09601), and
+   `train_sampling_strategy: sequential` takes rows from long to short chains as the file has them.
+3. Every text in a column `control` becomes one token, and is trained.
+4. `general_data` mixes in other rows, against forgetting.
 
     efficient-reasoning train sft_compress --config configs/sft_compress/shortest_correct_overthinker.yaml
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.training import FinetuningArguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import Trainer, TrainingArguments
+
     from efficient_reasoning.training import Base
+
+CONFIGS = {
+    "sft": "trl:SFTConfig",
+    "dpo": "trl:DPOConfig",
+    "simpo": "efficient_reasoning.training.simpo:SimPOConfig",
+}
 
 
 @dataclass(kw_only=True)
 class CompressArguments(FinetuningArguments):
-    """Where to start and what to train on."""
+    """Where to start, what to train on, and how."""
+
+    objective: Literal["sft", "dpo", "simpo"] = field(
+        default="sft", metadata={"help": "What is trained, and so which of TRL's configs gives the further keys."}
+    )
+    general_data: str | None = field(
+        default=None, metadata={"help": "More rows for sft, with prompt and completion, or messages; each is used."}
+    )
+    lora_rank: int = field(default=0, metadata={"help": "Rank of LoRA adapters; 0 trains all weights."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA counts alpha / rank times."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    adapter: Literal["merge", "keep"] = field(
+        default="merge", metadata={"help": "Keep the adapter beside the merged model, to scale it at inference."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 0 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise BadInput("lora_rank must be 0 or more, lora_alpha above 0, lora_dropout in [0, 1); correct them.")
+        if self.adapter == "keep" and not self.lora_rank:
+            raise BadInput("adapter is keep, and there is none; give lora_rank.")
+        if self.general_data and self.objective != "sft":
+            raise BadInput(f"general_data is for objective sft, not {self.objective}; leave it out.")
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, config = parse(CompressArguments, trainer="trl:SFTConfig", argv=argv, doc=__doc__)
-    from trl import SFTTrainer
-
+    arguments, config = parse(CompressArguments, trainer={"objective": CONFIGS}, argv=argv, doc=__doc__)
     from efficient_reasoning import training
-    from efficient_reasoning.prompts import keeps_thinking, template_kwargs
+    from efficient_reasoning.training.adapters import FOLDER, check_scales, lora_config
+    from efficient_reasoning.training.controls import add_controls, controls_of
+    from efficient_reasoning.training.rows import distinct, mix, summary
 
     training.start(arguments, config)
     base = training.load_base(arguments.model)
-    rows = training.load_turns(arguments.data, base.tokenizer)
-    metadata = base.metadata_of(rows, stage="sft", method=rows[0].get("method", "sft"))
-    problems = base.problems_with(rows)
+    load = training.load_turns if arguments.objective == "sft" else training.load_pairs
+    rows = load(arguments.data, base.tokenizer)
+    general = load(arguments.general_data, base.tokenizer) if arguments.general_data else []
+    controls = controls_of(chain(rows, general))
+    new_tokens = add_controls(base.tokenizer, controls)
+    scaled = "adapter_scale" in rows.column_names
+    if scaled:
+        check_scales(rows, arguments.objective, arguments.lora_rank, config)
+    lora = None
+    if arguments.lora_rank:
+        token_ids = base.tokenizer.convert_tokens_to_ids(controls)
+        lora = lora_config(arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout, token_ids)
+    method = " + ".join(distinct(rows, "method")) or "sft"
+    method = method if arguments.objective == "sft" else f"{arguments.objective} {method}"
+    metadata = base.metadata_of(chain(rows, general), stage="sft", method=method)
+    metadata.adapter = FOLDER if arguments.adapter == "keep" else None
+    problems = base.problems_with(chain(rows, general))
+    if training.is_main_process():
+        print(summary(rows, base.tokenizer) + (f", {len(general):,} general rows" if general else ""))
+    if general:
+        rows = mix(rows, general, {"adapter_scale": 1.0} if scaled else {})
     # Some templates strip the thinking of finished turns; those train with TRL's version and keep their own.
-    own_template = base.tokenizer.chat_template
-    if not keeps_thinking(base.tokenizer, base.thinking):
-        base.tokenizer.chat_template = training_template(base)
+    own_template, base.tokenizer.chat_template = base.tokenizer.chat_template, base.training_template()
+    with_reference = arguments.objective == "dpo" and lora is None and not config.precompute_ref_log_probs
     if arguments.dry_run:
-        training.dry_run(base, rows, config, limit_tokens=config.max_length, limit_has_prompt=True)
+        training.dry_run(base, rows, config, config.max_length, True, lora=lora, with_reference=with_reference)
         return
-    rows = rows.select_columns(["prompt", "completion"])
-    switch = template_kwargs(base.tokenizer)
-    if switch:  # it has to say in training what it says in inference
-        rows = rows.add_column("chat_template_kwargs", [switch] * len(rows))
-    trainer = SFTTrainer(
-        model=base.path,
-        args=config,
-        train_dataset=rows,
-        processing_class=base.tokenizer,
-    )
+    trainer = build_trainer(arguments.objective, base, rows, config, lora, new_tokens, with_reference)
     base.tokenizer.chat_template = own_template
+    if not len(trainer.train_dataset):
+        raise BadInput(f"max_length is {config.max_length}, and every prompt is as long; raise it.")
     training.finish(trainer, metadata, problems)
 
 
-def training_template(base: Base) -> str:
-    """The base's chat template as TRL writes it for training.
+def build_trainer(
+    objective: str,
+    base: Base,
+    rows: Dataset,
+    config: TrainingArguments,
+    lora: LoraConfig | None,
+    new_tokens: dict[int, list[int]],
+    with_reference: bool,
+) -> Trainer:
+    """TRL's trainer of an objective, with the model and, where DPO needs a copy of it, the reference."""
+    from trl import DPOTrainer, SFTTrainer
 
-    Raises:
-        BadInput: TRL does not know the template.
-    """
-    from trl.chat_template_utils import get_training_chat_template
+    from efficient_reasoning.prompts import template_kwargs
+    from efficient_reasoning.training.adapters import ScaledSFTTrainer
+    from efficient_reasoning.training.controls import embed_controls
+    from efficient_reasoning.training.packing import check_packing
+    from efficient_reasoning.training.simpo import SimPOTrainer
 
-    try:
-        return get_training_chat_template(base.tokenizer)
-    except ValueError:
-        raise BadInput(
-            f"{base.name}: its chat template strips the thinking of finished turns, and TRL has no version of it that "
-            "does not; save the tokenizer with a chat_template that keeps it."
-        ) from None
+    names = ("prompt", "completion", "chosen", "rejected", "adapter_scale")
+    rows = rows.select_columns([name for name in names if name in rows.column_names])
+    switch = template_kwargs(base.tokenizer)
+    if switch:  # it has to say in training what it says in inference
+        rows = rows.add_column("chat_template_kwargs", [switch] * len(rows))
+    model, *reference = (base.load_model(config) for _ in range(1 + with_reference))
+    for copy in (model, *reference):
+        embed_controls(copy, base.tokenizer, new_tokens)
+    config.model_init_kwargs = None  # they are spent
+    common = {"args": config, "train_dataset": rows, "processing_class": base.tokenizer, "peft_config": lora}
+    if objective == "dpo":
+        return DPOTrainer(model, *reference, **common)
+    if objective == "simpo":
+        return SimPOTrainer(model, **common)
+    check_packing(model, config)
+    return (ScaledSFTTrainer if "adapter_scale" in rows.column_names else SFTTrainer)(model, **common)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,15 @@ class Scaled:
     deepspeed: dict | str | None = None
 
 
+@dataclass
+class OtherTrainer:
+    """Another trainer."""
+
+    beta: float = field(default=2.0, metadata={"help": "Scale."})
+
+
 TRAINER = f"{__name__}:Trainer"
+CHOSEN = {"reward": {"kimi": TRAINER, "dast": f"{__name__}:OtherTrainer", "no": TRAINER}}
 
 
 def write(folder: Path, text: str, name: str = "some.yaml") -> str:
@@ -92,6 +100,30 @@ def test_command_line_wins_over_file_over_default(tmp_path):
     own, trainer = parse(Own, TRAINER, ["--config", path, "--reward=no", "--model", "line"])
     assert (own.model, own.reward, own.alpha_per_token) == ("line", "no", 0.5)
     assert trainer.learning_rate == 0.25
+
+
+def test_a_field_chooses_the_trainer(tmp_path):
+    assert isinstance(parse(Own, CHOSEN, ["--model", "m"])[1], Trainer)  # by its default
+    path = write(tmp_path, "model: m\nreward: dast\nbeta: 3\n")
+    own, trainer = parse(Own, CHOSEN, ["--config", path])
+    assert (own.reward, trainer) == ("dast", OtherTrainer(beta=3.0))
+    assert isinstance(parse(Own, CHOSEN, ["--model", "m", "--reward", "kimi"])[1], Trainer)
+    with pytest.raises(BadInput, match=r"some\.yaml, line 3: unknown key 'beta'"):  # the command line chose another
+        parse(Own, CHOSEN, ["--config", path, "--reward", "no"])
+    with pytest.raises(BadInput, match="unknown key 'learning_rate'"):
+        parse(Own, CHOSEN, ["--config", path, "--learning_rate", "1"])
+    with pytest.raises(BadInput, match="reward must be one of kimi, dast, no, found 'kim'"):
+        parse(Own, CHOSEN, ["--model", "m", "--reward", "kim"])
+
+
+def test_help_all_is_that_of_the_chosen_trainer(capsys, tmp_path):
+    path = write(tmp_path, "reward: dast\n")
+    for words, has_beta in (([], False), (["--reward", "dast"], True), (["--config", path], True)):
+        with pytest.raises(SystemExit):
+            parse(Own, CHOSEN, [*words, "--help-all"])
+        shown = capsys.readouterr().out
+        assert ("--beta" in shown) == has_beta
+        assert ("--learning_rate" in shown) != has_beta
 
 
 def test_without_trainer_the_own_arguments_come_alone():

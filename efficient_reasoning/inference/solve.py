@@ -24,6 +24,7 @@ from efficient_reasoning.inference.strategy import (
     run_all,
 )
 from efficient_reasoning.prompts import encode_prompt, make_prompt
+from efficient_reasoning.thinking import ThinkingFormat
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def solve_many(
     plan = _plan(reasoner, strategy, parameters)
     responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
     return [
-        _take_apart(reasoner, response.prompt_ids or assignment.prompt_ids, response)
+        take_apart(reasoner.thinking, response.prompt_ids or assignment.prompt_ids, response)
         for assignment, response in zip(assignments, responses, strict=True)
     ]
 
@@ -168,11 +169,12 @@ def _assign(
     ]
 
 
-def _take_apart(reasoner: Reasoner, prompt_ids: list[int], response: Response) -> Solution:
-    split, count = reasoner.thinking.take_apart(response.ids, prompt_ids)
+def take_apart(thinking: ThinkingFormat, prompt_ids: list[int], response: Response) -> Solution:
+    """A response to a prompt, as thinking and answer."""
+    split, count = thinking.take_apart(response.ids, prompt_ids)
     return Solution(
-        answer=reasoner.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
-        thinking=reasoner.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
+        answer=thinking.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
+        thinking=thinking.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
         prompt_ids=prompt_ids,
         completion_ids=response.ids,
         truncated=not response.finished,

@@ -62,7 +62,8 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for backend, problems in (("transformers", arguments.generate_problems), ("graph", arguments.problems)):
-        reasoner = load_reasoner(arguments.model, backend)
+        options = {"batch_size": 512} if backend == "transformers" else {}  # as many rows as graph has
+        reasoner = load_reasoner(arguments.model, backend, **options)
         sample(reasoner, arguments.task, max(64, problems // 8), 8, seed=1)
         results[backend] = sample(reasoner, arguments.task, problems, 8, seed=2)
         print(backend, {name: round(value, 3) for name, value in results[backend].items()}, flush=True)

@@ -11,7 +11,7 @@ from efficient_reasoning.files import write_jsonl
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """A folder with `sft.jsonl` and `rl.jsonl`, two dozen rows each."""
+    """A folder with `sft.jsonl`, `pairs.jsonl` and `rl.jsonl`, two dozen rows each."""
     folder = tmp_path_factory.mktemp("data")
     sums = [(a, a + 20) for a in range(3, 27)]
     write_jsonl(
@@ -22,6 +22,20 @@ def data(tmp_path_factory) -> Path:
                 "completion": f"<think>{a} + {b} = {a + b}</think>{a + b}<|end|>",
                 "method": "shortest_correct",
                 "total_tokens": 16,
+            }
+            for a, b in sums
+        ),
+    )
+    write_jsonl(
+        folder / "pairs.jsonl",
+        (
+            {
+                "prompt": f"Compute {a} + {b}.\n",
+                "chosen": f"<think>{a} + {b} = {a + b}</think>{a + b}<|end|>",
+                "rejected": f"<think>{a} + {b} = {a + b}. Wait. {a} + {b} = {a + b}</think>{a + b}<|end|>",
+                "method": "long2short_pairs",
+                "total_tokens": 16,
+                "source_tokens": 30,
             }
             for a, b in sums
         ),
@@ -68,7 +82,8 @@ def argv(tmp_path, tiny_model, data):
             options |= {"num_rows": 60, "vocab_size": 280, "architecture": architecture}
         else:
             options |= {"model": tiny_model, "gradient_checkpointing": False}
-            options["data"] = data / {"sft_compress": "sft.jsonl", "rl_length": "rl.jsonl"}[recipe]
+            pairs = changes.get("objective", "sft") != "sft"
+            options["data"] = data / ("rl.jsonl" if recipe == "rl_length" else "pairs.jsonl" if pairs else "sft.jsonl")
         if recipe == "rl_length":
             options |= {"reward": "kimi", "num_generations": 4, "max_completion_length": 12}
         options |= changes

@@ -18,62 +18,14 @@ from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.contamination import TrainingProblems, contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
-from efficient_reasoning.inference import load_reasoner, solve
 from efficient_reasoning.training import fingerprint, load_rows
+from tests.recipes.running import ROOT, check_output, launch, logged, run, run_twice, weights
 
-ROOT = Path(__file__).parents[2]
 RECIPES = ("pretrain", "sft_compress", "rl_length")
 FINETUNING = RECIPES[1:]
 
 
-def run(recipe: str, argv: list[str]) -> None:
-    importlib.import_module(f"recipes.{recipe}").main(argv)
-
-
-def logged(output: Path, step: int = 3) -> list[dict]:
-    """What the trainer wrote down, a row a step."""
-    history = json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
-
-
-def weights(folder: Path) -> bytes:
-    return (folder / "model.safetensors").read_bytes()
-
-
 # ---- from end to end ----
-
-# In a process that knows nothing of this toolkit, from a directory without it.
-PLAIN = """
-import sys, torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-model, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
-assert not any(report.values()), report
-ids = tokenizer("Compute 3 + 4.\\n", return_tensors="pt")
-assert model.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] > ids["input_ids"].shape[1]
-assert "efficient_reasoning" not in sys.modules
-"""
-
-
-def check_output(output: Path) -> ReasoningMetadata:
-    """What every finished recipe leaves behind."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(output)], cwd=output.parent, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    reasoner = load_reasoner(str(output), device="cpu")
-    assert solve(reasoner, "Compute 3 + 4.", budget_tokens=20).spend.tokens <= 20
-    assert reasoner.metadata is not None
-    names = {path.name for path in output.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "reasoning.json", "README.md", "run.json"} <= names
-    assert not {"optimizer.pt", "training_args.bin", "scheduler.pt", "trainer_state.json", ".unfinished"} & names
-    card = (output / "README.md").read_text()
-    assert card.startswith("---\n")
-    assert reasoner.metadata.method in card
-    assert (reasoner.metadata.open_text, reasoner.metadata.close_text) == ("<think>", "</think>")
-    assert reasoner.metadata.seed == 5
-    return reasoner.metadata
 
 
 def test_pretrain(argv, tmp_path):
@@ -163,24 +115,8 @@ def test_the_same_seed_makes_the_same_checkpoint(argv, tmp_path, recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkeypatch):
-    from transformers import Trainer
-
     run(recipe, argv(recipe, output_dir=tmp_path / "whole", max_steps=4))
-    step = Trainer._maybe_log_save_evaluate
-    taken = []
-
-    def cut(self, *positional, **named):
-        taken.append(self.state.global_step)
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return step(self, *positional, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_maybe_log_save_evaluate", cut)
-        with pytest.raises(KeyboardInterrupt):
-            run(recipe, argv(recipe, max_steps=4))
-    assert taken[-1] == 3
-    run(recipe, argv(recipe, max_steps=4))
+    run_twice(monkeypatch, recipe, argv(recipe, max_steps=4))
     assert [row["step"] for row in logged(tmp_path / "run", 4)] == [1, 2, 3, 4]
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
@@ -411,13 +347,6 @@ def test_bad_input_ends_a_recipe_with_code_2(argv, tmp_path):
 
 
 # ---- two processes ----
-
-
-def launch(recipe: str, argv: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """Under DeepSpeed's launcher, with its port of 29500."""
-    command = [sys.executable, "-m", "efficient_reasoning.cli", "train", recipe, "--num-gpus", "2", *argv]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
 
 
 @pytest.mark.slow

@@ -8,26 +8,20 @@ import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from efficient_reasoning import training
 from efficient_reasoning.cards import write_training_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import write_jsonl
 from efficient_reasoning.training import (
     FinetuningArguments,
     RecipeArguments,
-    dry_run,
-    fingerprint,
     finish,
     load_base,
-    load_rows,
-    load_turns,
+    run,
     start,
 )
 
@@ -187,7 +181,7 @@ def test_of_many_checkpoints_the_newest_counts(tmp_path):
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     (tmp_path / "checkpoint-2000").mkdir()
     (tmp_path / "checkpoint-2000" / "trainer_state.json").touch()  # a full disk took its content
-    assert training._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
+    assert run._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
 
 
 @pytest.mark.parametrize("kept", ["everything", "checkpoints"])
@@ -307,72 +301,6 @@ def words_of(settings: dict) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
 
-# ---- rows ----
-
-ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
-
-
-def test_rows_come_back_as_they_were_written(tmp_path):
-    """A table fills objects up with each other's keys; a verifier would see them."""
-    rows = [
-        {"prompt": "a", "metadata": {"entry": {"x": 1, "when": {"monday": 1}}}},
-        {"prompt": [{"role": "user", "content": "b"}][0]["content"], "metadata": {"entry": {"y": "2"}}},
-        {"prompt": "c", "metadata": None},
-    ]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert list(load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))) == rows
-
-
-def test_parquet_is_read_too(tmp_path):
-    from datasets import Dataset
-
-    Dataset.from_list([ROW, ROW]).to_parquet(tmp_path / "rows.parquet")
-    assert list(load_rows(str(tmp_path / "rows.parquet"), ("prompt", "completion"))) == [ROW, ROW]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"', r"rows\.jsonl, line 2: not valid JSON"),
-        ('{"prompt": "a", "answer": "1"}\n\n["b"]\n', r"rows\.jsonl, line 3: expected a JSON object"),
-        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"}\n', r"rows\.jsonl, line 2: no 'answer'; every row needs"),
-        (
-            '{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": 2}\n',
-            r"line 2: answer is number, but str before",
-        ),
-        ('{"prompt": "a", "answer": null}\n', r"rows\.jsonl, line 1: no 'answer'"),
-        ('{"prompt": " ", "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
-        ('{"prompt": [], "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
-        ("\n", r"rows\.jsonl: no training rows in it"),
-    ],
-)
-def test_bad_rows_are_named_by_their_line(tmp_path, text, sentence):
-    (tmp_path / "rows.jsonl").write_text(text)
-    with pytest.raises(BadInput, match=sentence):
-        load_rows(str(tmp_path / "rows.jsonl"), ("prompt", "answer"))
-
-
-def test_missing_files_and_columns_are_named(tmp_path):
-    from datasets import Dataset
-
-    with pytest.raises(BadInput, match=r"rows\.jsonl: no such file of training rows"):
-        load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
-    Dataset.from_list([ROW]).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(BadInput, match=r"rows\.parquet: column 'answer' is missing; the file has prompt, completion"):
-        load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
-
-
-def test_conversations_become_one_row_a_turn(tmp_path):
-    tokenizer = SimpleNamespace(chat_template="{{ messages }}")
-    turns = [{"role": role, "content": role + place} for place in "12" for role in ("user", "assistant")]
-    write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, {"messages": turns[:2]}])
-    rows = list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer))
-    assert [row["completion"] for row in rows] == [[turns[1]], [turns[3]], [turns[1]]]
-    assert [row["prompt"] for row in rows] == [turns[:1], turns[:3], turns[:1]]
-    write_jsonl(tmp_path / "rows.jsonl", [ROW])
-    assert list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer)) == [ROW]
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -390,74 +318,19 @@ def test_settings_that_train_nothing_are_refused(tmp_path, changes, sentence):
 
 
 def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp_path):
-    first = tmp_path / "first"
+    first, rows = tmp_path / "first", [{"prompt": "Compute 1 + 2.\n", "completion": "3"}]
     shutil.copytree(tiny_model, first)
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
-    metadata = load_base(str(first)).metadata_of([ROW], stage="sft", method="shortest_correct")
+    metadata = load_base(str(first)).metadata_of(rows, stage="sft", method="shortest_correct")
     assert (metadata.base_model, metadata.earlier_methods, metadata.licence) == ("first", [], "mit")
     second = tmp_path / "second"
     shutil.copytree(tiny_model, second)
     metadata.save(second)
     write_training_card(second, metadata=metadata, metrics={})
-    metadata = load_base(str(second)).metadata_of([ROW], stage="rl", method="grpo kimi")
+    metadata = load_base(str(second)).metadata_of(rows, stage="rl", method="grpo kimi")
     assert (metadata.base_model, metadata.earlier_methods) == ("first", ["shortest_correct"])
     assert metadata.licence == "mit"
     write_training_card(second, metadata=metadata, metrics={})
     card = (second / "README.md").read_text()
     assert "license: mit" in card and "licence of the base model" not in card
     assert "method `shortest_correct`, then `grpo kimi`, stage rl, started from **first**" in card
-
-
-def test_the_fingerprint_follows_the_rows_alone(tmp_path):
-    from datasets import Dataset
-
-    rows = [ROW, ROW | {"total_tokens": 11}]
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    loaded = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
-    assert fingerprint(loaded) == fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
-    assert fingerprint(loaded) != fingerprint(rows[::-1])
-
-
-# ---- dry runs ----
-
-
-def costs(capsys, model, rows, config, **limits) -> dict[str, str]:
-    from datasets import Dataset
-
-    dry_run(load_base(str(model)), Dataset.from_list(rows), config, **limits)
-    return {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
-
-
-def test_a_dry_run_says_what_a_run_would_cost(tiny_model, tmp_path, capsys):
-    config = arguments_of(tmp_path / "run", max_steps=-1, num_train_epochs=3, gradient_accumulation_steps=2)
-    rows = [ROW] * 15 + [ROW | {"total_tokens": 300}] * 5
-    table = costs(capsys, tiny_model, rows, config, limit_tokens=100)
-    parameters = AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
-    prompt_tokens = len(load_base(str(tiny_model)).tokenizer(ROW["prompt"])["input_ids"])
-    assert table.pop("memory").startswith(f"{parameters * 16 / 2**20:,.0f} MiB of model states")
-    assert table == {
-        "model": f"qwen3, {parameters:,} parameters",
-        "rows": "20",
-        # 3 steps of 8 for the 20 rows of an epoch
-        "steps": f"9 of 8 samples, about {8 * (prompt_tokens + 10):,} tokens each",
-        "clipped": "25.0% of the rows, longer than 100 tokens",
-    }
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_limit_may_hold_for_the_prompt_too(tiny_model, tmp_path, capsys):
-    config = arguments_of(tmp_path / "run")
-    rows = [ROW | {"total_tokens": tokens} for tokens in (90, 95, 96, 100)]
-    assert costs(capsys, tiny_model, rows, config, limit_tokens=100)["clipped"].startswith("0.0%")
-    table = costs(capsys, tiny_model, rows, config, limit_tokens=100, limit_has_prompt=True)
-    assert table["clipped"].startswith("75.0%")
-    assert costs(capsys, tiny_model, rows, config, limit_tokens=None)["clipped"].startswith("0.0%")
-
-
-def test_without_a_length_column_the_share_is_unknown(tiny_model, tmp_path, capsys):
-    rows = [{key: ROW[key] for key in ("prompt", "completion")}] * 8
-    table = costs(capsys, tiny_model, rows, arguments_of(tmp_path / "run"), limit_tokens=100)
-    assert table["clipped"] == "unknown (the rows have no length column)"
-    tokenizer = load_base(str(tiny_model)).tokenizer
-    tokens = sum(len(tokenizer(ROW[key])["input_ids"]) for key in ("prompt", "completion"))
-    assert f"about {4 * tokens:,} tokens each" in table["steps"]

@@ -1,0 +1,157 @@
+"""Training rows: read and checked, mixed, counted, and told apart by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import read_numbered_jsonl
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
+    """Training rows from JSONL or Parquet.
+
+    Raises:
+        BadInput: missing file, malformed line, no rows, a missing column, or one that mixes text and numbers.
+    """
+    from datasets import Dataset
+
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file of training rows; `efficient-reasoning data` writes them.")
+    if path.endswith(".parquet"):
+        rows = Dataset.from_parquet(path)
+    else:
+        # Objects with different keys (metadata) stay as they are, instead of being filled up with each other's keys.
+        rows = Dataset.from_list(_read_rows(path, required), on_mixed_types="use_json")
+    if len(rows) == 0:
+        raise BadInput(f"{path}: no training rows in it; look at what the data tool kept.")
+    missing = [name for name in required if name not in rows.column_names]
+    if missing:
+        raise BadInput(f"{path}: column {missing[0]!r} is missing; the file has {', '.join(rows.column_names)}.")
+    return rows
+
+
+def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows with `prompt` and `completion`; conversations under `messages` become one row a turn (`split_turns`).
+
+    Raises:
+        BadInput: as `load_rows`, text and messages in one row, or a conversation that cannot be split.
+    """
+    from datasets import Dataset
+
+    from efficient_reasoning.prompts import split_turns
+
+    rows = load_rows(path, ())
+    if "messages" not in rows.column_names:
+        rows = load_rows(path, ("prompt", "completion"))
+        _check_kind(path, rows, ("prompt", "completion"), tokenizer)
+        return rows
+    return Dataset.from_list([turn for row in rows for turn in split_turns(tokenizer, row["messages"])])
+
+
+def load_pairs(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows with `prompt`, and a `chosen` and a `rejected` response to it: all three as text, or as messages.
+
+    Raises:
+        BadInput: as `load_rows`, or text and messages in one row.
+    """
+    rows = load_rows(path, ("prompt", "chosen", "rejected"))
+    _check_kind(path, rows, ("prompt", "chosen", "rejected"), tokenizer)
+    return rows
+
+
+def _check_kind(path: str, rows: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Columns that the trainer would fail on, or join as what they are not; a column is of one kind (`_read_rows`)."""
+    texts = [name for name in names if isinstance(rows[0][name], str)]
+    if texts and len(texts) < len(names):
+        raise BadInput(f"{path}: {texts[0]} is text, and the rest of {', '.join(names)} is not; write one kind.")
+    if not texts and not tokenizer.chat_template:
+        name = tokenizer.name_or_path or "this tokenizer"
+        raise BadInput(f"{path}: its rows are messages, and {name} has no chat template; write them as text.")
+
+
+def mix(rows: Dataset, general: Dataset, defaults: Mapping[str, object]) -> Dataset:
+    """All rows and all general rows, each once, both in their order and spread evenly among each other.
+
+    Args:
+        rows, general: with `prompt` and `completion`, of which both hold text, or both messages.
+        defaults: further columns to keep, and what rows without them have there.
+
+    Raises:
+        BadInput: text in the one, and messages in the other.
+    """
+    from datasets import Dataset
+
+    if isinstance(rows[0]["prompt"], str) != isinstance(general[0]["prompt"], str):
+        raise BadInput("general_data and data: one holds text and the other messages; write one kind.")
+    placed = []
+    for side in (rows, general):
+        for number, row in enumerate(side):
+            further = {name: row.get(name, default) for name, default in defaults.items()}
+            placed.append(
+                ((number + 0.5) / len(side), {name: row[name] for name in ("prompt", "completion")} | further)
+            )
+    return Dataset.from_list([row for _, row in sorted(placed, key=lambda pair: pair[0])])
+
+
+def response_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[float]]:
+    """Lengths of the responses: a list of completions, or one of the chosen and one of the rejected; else none.
+
+    Known lengths (`total_tokens`, `reference_tokens`) are believed; others are counted, without a message's template.
+    """
+    columns = rows.column_names
+    if "rejected" not in columns:
+        known = next((name for name in ("total_tokens", "reference_tokens") if name in columns), None)
+        if known is not None and None not in rows[known]:
+            return [rows[known]]
+    sides = [rows[name] for name in ("completion", "chosen", "rejected") if name in columns]
+    texts = [[text if isinstance(text, str) else text[0]["content"] for text in side] for side in sides]
+    return [[len(ids) for ids in tokenizer(side)["input_ids"]] for side in texts]
+
+
+def summary(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a run trains on, in one line: "240 rows of cot_valve, mean tokens 84.1 -> 41.0, controls <|short|>"."""
+    [lengths, *rejected] = response_tokens(rows, tokenizer)
+    before = rows["source_tokens"] if "source_tokens" in rows.column_names else [None]
+    tokens = f"{mean(before):.1f} -> {mean(lengths):.1f}" if None not in before else f"{mean(lengths):.1f}"
+    methods, controls = " + ".join(distinct(rows, "method")), " ".join(distinct(rows, "control"))
+    parts = [f"{len(rows):,} rows" + (f" of {methods}" if methods else ""), f"mean tokens {tokens}"]
+    parts += [f"rejected {mean(side):.1f}" for side in rejected]
+    return ", ".join([*parts, f"controls {controls}"] if controls else parts)
+
+
+def distinct(rows: Dataset, column: str) -> list[str]:
+    """The values of a column that are there and not empty, sorted; none where there is no such column."""
+    return sorted({value for value in rows[column] if value}) if column in rows.column_names else []
+
+
+def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
+    rows, kinds = [], {}
+    for number, row in read_numbered_jsonl(path):
+        for name in required:
+            value = row.get(name)
+            if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+                raise BadInput(f"{path}, line {number}: no {name!r}; every row needs {', '.join(required)}.")
+        for name, value in row.items():
+            kind = "number" if isinstance(value, (int, float)) else type(value).__name__
+            if value is not None and kinds.setdefault(name, kind) != kind:
+                raise BadInput(f"{path}, line {number}: {name} is {kind}, but {kinds[name]} before; write one kind.")
+        rows.append(row)
+    return rows
+
+
+def fingerprint(rows: Iterable[Mapping]) -> str:
+    """Hash of the rows themselves: the same for the same rows, wherever they were built."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

@@ -1,0 +1,242 @@
+"""The tail of every recipe: seed, resume, train, save, card.
+
+A run is resumed by the command that started it. Its `output_dir` remembers the configuration (`run.json`); another
+configuration in the same folder is refused instead of silently continuing from weights that it did not train. A run
+that left no weights, because its input was bad, holds nothing back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput, is_full_disk
+from efficient_reasoning.files import digest, write_json
+from efficient_reasoning.training.published import INCIDENTAL, keep_push, push, write_recipe
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainingArguments
+
+    from efficient_reasoning.checkpoint import ReasoningMetadata
+    from efficient_reasoning.contamination import TrainingProblems
+
+# What trainers take without a word, to fail or to train on nothing later.
+_MINIMA = {
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_generations": 2,
+    "max_completion_length": 1,
+    "max_length": 2,
+    "learning_rate": 0,
+    "logging_steps": 0,
+}
+# What the terminal shows of what a trainer logs.
+_SHOWN = ("loss", "mean_token_accuracy", "reward", "accuracy", "completions/mean_length", "train_runtime")
+
+
+@dataclass(kw_only=True)
+class RecipeArguments:
+    """Fields that every recipe has."""
+
+    dry_run: bool = field(
+        default=False, metadata={"help": "Parse, build the model without memory, tokenise one batch, print, stop."}
+    )
+
+
+@dataclass(kw_only=True)
+class FinetuningArguments(RecipeArguments):
+    """Fields of the recipes that start from a checkpoint and a file of training rows."""
+
+    model: str = field(metadata={"help": "Folder or Hub id to start from; overthinker is the embedded model."})
+    data: str = field(metadata={"help": "Training rows: a .jsonl or .parquet file."})
+
+
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
+    """Seed everything and claim `output_dir` for this configuration.
+
+    Raises:
+        BadInput: a setting that trains nothing, or a folder that holds weights that another configuration trained.
+    """
+    from transformers import set_seed
+
+    for name, minimum in _MINIMA.items():
+        value = getattr(config, name, minimum)
+        if value is not None and value < minimum:
+            raise BadInput(f"{name} is {value}; give at least {minimum}.")
+    set_seed(config.seed)
+    if arguments.dry_run:
+        return
+    output = Path(config.output_dir)
+    keep_push(config, output)
+    path = output / "run.json"
+    settings = {name: value for name, value in config.to_dict().items() if not name.startswith(INCIDENTAL)}
+    identity = json.loads(json.dumps(settings | dataclasses.asdict(arguments) | _inputs(arguments), default=str))
+    if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
+        if differing:
+            raise BadInput(
+                f"{config.output_dir}: holds a run that differs in {', '.join(differing)}; "
+                "choose another output_dir, or delete that folder."
+            )
+    elif is_main_process():
+        write_json(path, identity)
+        write_recipe(output / "recipe.yaml", arguments, config)
+
+
+def _inputs(arguments: RecipeArguments) -> dict[str, str | None]:
+    """Fingerprints of what a fine-tuning run reads; the files may change under their names."""
+    if not isinstance(arguments, FinetuningArguments):
+        return {}
+    from efficient_reasoning.checkpoint import resolve_model, weights_fingerprint
+
+    files = {name: getattr(arguments, name, None) for name in ("data", "general_data")}
+    return {"model weights": weights_fingerprint(resolve_model(arguments.model))} | {
+        f"contents of {name}": digest([path]) if path and Path(path).is_file() else None
+        for name, path in files.items()
+    }
+
+
+def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProblems | None = None) -> None:
+    """Train (resuming where a run was cut), then save the checkpoint, whole or not at all, with card and metadata.
+
+    Args:
+        trainer: ready to train.
+        metadata: the checkpoint's reasoning.json, but for the seed.
+        problems: what evaluation must not test it on; None where nobody knows.
+
+    Raises:
+        BadInput: the disk does not take the checkpoint.
+    """
+    from efficient_reasoning.cards import write_training_card
+
+    output = Path(trainer.args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    unfinished = output / ".unfinished"
+    if (output / "reasoning.json").is_file() and not unfinished.exists():
+        print(f"{output} is finished; delete it to train again.")
+    else:
+        metrics = _train(trainer, _last_checkpoint(output))
+        metadata.seed = trainer.args.seed
+        metadata.trained_tokens = trained_tokens(trainer)
+        # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
+        if trainer.is_world_process_zero():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        try:
+            _save(trainer, unfinished, metadata)
+        except Exception as error:  # safetensors and tokenizers raise what they like
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not is_full_disk(error):
+                raise
+            raise BadInput(
+                f"{output}: the disk does not take the checkpoint ({error}); make room and run the same command again."
+            ) from error
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            (unfinished / "training_args.bin").unlink(missing_ok=True)
+            metadata.save(unfinished)
+            if problems is not None:
+                problems.save(unfinished)
+            write_training_card(unfinished, metadata=metadata, metrics=metrics)
+            for path in sorted(unfinished.iterdir()):
+                if path.is_dir():  # a folder is not replaced by renaming
+                    shutil.rmtree(output / path.name, ignore_errors=True)
+                os.replace(path, output / path.name)
+            unfinished.rmdir()
+            print(f"Saved {output}")
+    push(trainer)
+
+
+def _save(trainer: Trainer, folder: Path, metadata: ReasoningMetadata) -> None:
+    """Write weights, configs and tokenizer; adapters are merged, and stay beside the model where metadata says so."""
+    from accelerate.utils import is_peft_model
+
+    if is_peft_model(trainer.accelerator.unwrap_model(trainer.model)):
+        from efficient_reasoning.training.adapters import save_merged
+
+        save_merged(trainer, folder, metadata)
+    else:
+        trainer.save_model(str(folder))
+
+
+def trained_tokens(trainer: Trainer) -> float | None:
+    """Mean tokens of the responses that a trainer trains on, without their end tokens; None where it has none.
+
+    Of rows, the first ten thousand, as far as they are not cut off; of pairs, the chosen responses. Of responses that
+    training samples, those of the last quarter of the logged steps, end tokens included.
+    """
+    sampled = [row["completions/mean_length"] for row in trainer.state.log_history if "completions/mean_length" in row]
+    if sampled:
+        return mean(sampled[-max(1, len(sampled) // 4) :])
+    columns = getattr(trainer.train_dataset, "column_names", None) or ()
+    name = next((name for name in ("labels", "chosen_labels", "chosen_ids") if name in columns), None)
+    if name is None:
+        return None
+    rows = trainer.train_dataset.select(range(min(len(trainer.train_dataset), 10_000)))
+    tokens = sum(sum(label != -100 for label in labels) for labels in rows[name])
+    # Several responses stand in one packed row.
+    responses = sum(map(len, rows["seq_lengths"])) if "seq_lengths" in columns else len(rows)
+    return tokens / responses - 1
+
+
+def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
+    """Train from the checkpoint, if any, to the last step; the trainer's metrics, none where no step was left."""
+    from transformers import TrainerCallback
+
+    class Complete(Exception):
+        """The checkpoint was the last one: its weights are loaded, and no step is left to take."""
+
+    class StopWhenComplete(TrainerCallback):
+        # Left to itself, the trainer takes one step more before it looks at the count, or none with a loss of 0.
+        def on_epoch_begin(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps:
+                raise Complete
+
+    _show_progress(trainer)
+    trainer.add_callback(StopWhenComplete)
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+    except Complete:
+        return {}
+
+
+def _show_progress(trainer: Trainer) -> None:
+    """A bar with the numbers that matter; trainers log up to thirty, which trainer_state.json keeps."""
+    from transformers import PrinterCallback, ProgressCallback
+
+    for kind in (ProgressCallback, PrinterCallback):  # the second where `disable_tqdm` is set
+
+        class Brief(kind):
+            def on_log(self, args, state, control, logs=None, **kwargs):
+                shown = {name: logs[name] for name in _SHOWN if name in logs}
+                if shown:
+                    super().on_log(args, state, control, logs=shown, **kwargs)
+
+        if trainer.pop_callback(kind):
+            trainer.add_callback(Brief)
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The newest checkpoint that is whole: the trainer writes its state last, and a kill or a full disk may cut it."""
+    states = filter(_is_json, output.glob("checkpoint-*/trainer_state.json"))
+    newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)
+    return str(newest.parent) if newest else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

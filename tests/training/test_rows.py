@@ -1,0 +1,133 @@
+"""Training rows: whole or named by their line, mixed, counted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from datasets import Dataset
+
+from efficient_reasoning.checkpoint import load_tokenizer
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.files import write_jsonl
+from efficient_reasoning.training import fingerprint, load_pairs, load_rows, load_turns
+from efficient_reasoning.training.rows import mix, summary
+
+MESSAGES = [{"role": "user", "content": "a"}]
+ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    """A table fills objects up with each other's keys; a verifier would see them."""
+    rows = [
+        {"prompt": "a", "metadata": {"entry": {"x": 1, "when": {"monday": 1}}}},
+        {"prompt": [{"role": "user", "content": "b"}][0]["content"], "metadata": {"entry": {"y": "2"}}},
+        {"prompt": "c", "metadata": None},
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert list(load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))) == rows
+
+
+def test_parquet_is_read_too(tmp_path):
+    Dataset.from_list([ROW, ROW]).to_parquet(tmp_path / "rows.parquet")
+    assert list(load_rows(str(tmp_path / "rows.parquet"), ("prompt", "completion"))) == [ROW, ROW]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"', r"rows\.jsonl, line 2: not valid JSON"),
+        ('{"prompt": "a", "answer": "1"}\n\n["b"]\n', r"rows\.jsonl, line 3: expected a JSON object"),
+        ('{"prompt": "a", "answer": "1"}\n{"prompt": "b"}\n', r"rows\.jsonl, line 2: no 'answer'; every row needs"),
+        (
+            '{"prompt": "a", "answer": "1"}\n{"prompt": "b", "answer": 2}\n',
+            r"line 2: answer is number, but str before",
+        ),
+        ('{"prompt": "a", "answer": null}\n', r"rows\.jsonl, line 1: no 'answer'"),
+        ('{"prompt": " ", "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
+        ('{"prompt": [], "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
+        ("\n", r"rows\.jsonl: no training rows in it"),
+    ],
+)
+def test_bad_rows_are_named_by_their_line(tmp_path, text, sentence):
+    (tmp_path / "rows.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=sentence):
+        load_rows(str(tmp_path / "rows.jsonl"), ("prompt", "answer"))
+
+
+def test_missing_files_and_columns_are_named(tmp_path):
+    with pytest.raises(BadInput, match=r"rows\.jsonl: no such file of training rows"):
+        load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
+    Dataset.from_list([ROW]).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=r"rows\.parquet: column 'answer' is missing; the file has prompt, completion"):
+        load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
+
+
+def test_conversations_become_one_row_a_turn(tmp_path):
+    tokenizer = SimpleNamespace(chat_template="{{ messages }}")
+    turns = [{"role": role, "content": role + place} for place in "12" for role in ("user", "assistant")]
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": turns}, {"messages": turns[:2]}])
+    rows = list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer))
+    assert [row["completion"] for row in rows] == [[turns[1]], [turns[3]], [turns[1]]]
+    assert [row["prompt"] for row in rows] == [turns[:1], turns[:3], turns[:1]]
+    write_jsonl(tmp_path / "rows.jsonl", [ROW])
+    assert list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer)) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "sentence"),
+    [
+        ({"chosen": "b"}, None, "line 1: no 'rejected'; every row needs prompt, chosen, rejected"),
+        ({"chosen": "b", "rejected": " "}, None, "line 1: no 'rejected'"),
+        ({"chosen": [{"role": "assistant", "content": "b"}], "rejected": "c"}, "x", "prompt is text, and the rest"),
+        ({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES}, None, "this tokenizer has no chat template"),
+    ],
+)
+def test_bad_pairs_are_named(tmp_path, row, template, sentence):
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "a"} | row])
+    with pytest.raises(BadInput, match=sentence):
+        load_pairs(str(tmp_path / "rows.jsonl"), SimpleNamespace(chat_template=template, name_or_path=""))
+
+
+def test_general_rows_are_spread_evenly():
+    rows = [{"prompt": f"p{n}", "completion": "c", "method": "m", "adapter_scale": n / 8} for n in range(8)]
+    general = [{"prompt": f"g{n}", "completion": "c", "extra": 1} for n in range(2)]
+    mixed = list(mix(rows, general, {"adapter_scale": 1.0}))
+    assert [row["prompt"] for row in mixed] == ["p0", "p1", "g0", "p2", "p3", "p4", "p5", "g1", "p6", "p7"]
+    assert [row["adapter_scale"] for row in mixed][:4] == [0, 0.125, 1.0, 0.25]
+    assert mixed[0].keys() == {"prompt", "completion", "adapter_scale"}
+
+
+def test_text_and_messages_are_not_mixed():
+    with pytest.raises(BadInput, match="general_data and data: one holds text and the other messages"):
+        mix([ROW], [{"prompt": MESSAGES, "completion": MESSAGES}], {})
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"total_tokens": [10, 20]}, "2 rows, mean tokens 15.0"),
+        (
+            {"total_tokens": [10, 20], "source_tokens": [40, 50], "method": ["b", "a"]},
+            "2 rows of a + b, mean tokens 45.0 -> 15.0",
+        ),
+        ({"control": ["<|y|>", None], "total_tokens": [10, 20]}, "2 rows, mean tokens 15.0, controls <|y|>"),
+        ({"completion": ["123", "1"]}, "2 rows, mean tokens 2.0"),
+        (
+            {"completion": ["123", "1"], "total_tokens": [9, None], "source_tokens": [5, None]},
+            "2 rows, mean tokens 2.0",
+        ),
+        ({"chosen": ["123", "1"], "rejected": ["1234", "12"]}, "2 rows, mean tokens 2.0, rejected 3.0"),
+    ],
+)
+def test_a_run_says_in_one_line_what_it_trains_on(tiny_model, columns, said):
+    rows = Dataset.from_dict({"prompt": ["a", "b"]} | columns)
+    assert summary(rows, load_tokenizer(str(tiny_model))) == said
+
+
+def test_the_fingerprint_follows_the_rows_alone(tmp_path):
+    rows = [ROW, ROW | {"total_tokens": 11}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    loaded = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
+    assert fingerprint(loaded) == fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
+    assert fingerprint(loaded) != fingerprint(rows[::-1])
