@@ -4,7 +4,8 @@
    inference, it gives chains between those of the base and the short ones, and beyond. Chains sampled at several
    scales are the MixChain, which makes the direction precise.
 2. Of a problem's correct chains, the longest is level 0, the shortest level `levels` - 1, and those between stand
-   evenly in the order of length. Problems with fewer different lengths are left out.
+   evenly in the order of length. Problems with fewer different lengths are left out. A right answer without thinking
+   is a guess, and no chain.
 3. CoT-Valve++ trains each row at an `adapter_scale` of its own, which says where its length lies among the problem's
    chains: 0 for the longest, 1 for the shortest, (longest - length) / (longest - shortest) between them.
 4. CoT-Valve+P goes from level to level. `level` writes the rows of one; the files of all levels behind each other, and
@@ -18,27 +19,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
-from efficient_reasoning.compression.chains import usable_traces, whole_row
-from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
+from efficient_reasoning.compression.chains import whole_row
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
-
-if TYPE_CHECKING:
-    from efficient_reasoning.thinking import ThinkingFormat
 
 
 @dataclass(kw_only=True)
 class CotValveArguments(CompressionArguments):
     """Which chains of a problem to keep."""
 
-    model: str = field(metadata={"help": "Folder or Hub id that wrote the traces; only its tokenizer is read."})
     levels: int = field(default=4, metadata={"help": "Chains of a problem, from its longest to its shortest."})
     level: int | None = field(default=None, metadata={"help": "Only this level, 0 the longest; null for all."})
     scaled: bool = field(default=True, metadata={"help": "Whether rows say their adapter_scale (CoT-Valve++)."})
-    max_tokens: int | None = field(default=None, metadata={"help": "Most total tokens of a trace; null for all."})
 
     def __post_init__(self) -> None:
         if self.levels < 2:
@@ -51,35 +45,35 @@ def cot_valve(
     rows: Iterable[Mapping],
     engine: None = None,
     *,
-    thinking: ThinkingFormat,
     rejected: Counter[str] | None = None,
     levels: int = 4,
     level: int | None = None,
     scaled: bool = True,
-    max_tokens: int | None = None,
 ) -> Iterator[dict]:
     """One training row for each level of each problem.
 
     Args:
         rows: traces, those of a problem together, of as many models or adapter scales as there are.
         engine: not needed; every data tool has it.
-        thinking: the delimiters of the model that wrote the traces.
         rejected: counts problems that give no rows.
         levels: chains of a problem; at least 2.
         level: the only one that is wanted, 0 for the longest chains; None for all of them.
         scaled: whether the rows say their `adapter_scale`.
-        max_tokens: traces with more total tokens are left out.
 
     Yields:
         the columns of `training_row`, the longest chain of a problem first; `source_tokens` is its length. Further
         `level`, and if `scaled` also `adapter_scale`, in [0, 1].
     """
     rejected = Counter() if rejected is None else rejected
-    for traces in by_problem(same_tokenizer(rows, thinking)):
-        usable = usable_traces(traces, thinking, rejected, max_tokens)
-        chains = list({trace["total_tokens"]: trace for trace in reversed(usable)}.values())  # one for each length
+    for traces in by_problem(rows):
+        usable = [
+            trace for trace in traces if trace["correct"] and not trace["truncated"] and trace["thinking_tokens"]
+        ]
+        # One for each length, the same whatever the order of the files.
+        usable.sort(key=lambda trace: (-trace["total_tokens"], -trace["seed"], trace["thinking"]))
+        chains = list({trace["total_tokens"]: trace for trace in usable}.values())
         if len(chains) < levels:
-            rejected["too few lengths"] += bool(chains)
+            rejected["without enough lengths" if chains else "without a correct chain"] += 1
             continue
         longest, shortest = chains[0]["total_tokens"], chains[-1]["total_tokens"]
         for place in range(levels) if level is None else [level]:
@@ -92,7 +86,7 @@ def cot_valve(
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(CotValveArguments, argv=argv, doc=__doc__)
 
-    compress(arguments, cot_valve, thinking=load_thinking(arguments.model))
+    compress(arguments, cot_valve)
 
 
 if __name__ == "__main__":

@@ -292,6 +292,10 @@ class _Output:
             if "source_tokens" in row:
                 for name in ("source_tokens", "total_tokens"):
                     report[name] += row.get(name, 0)
+            if "control" in row:  # what was asked for, beside what came of it
+                sums = report["controls"].setdefault(row["control"], dict.fromkeys(_SUMS, 0))
+                for name, value in zip(_SUMS, (1, row["source_tokens"], row["total_tokens"]), strict=True):
+                    sums[name] += value
         self._stream.flush()
         os.fsync(self._stream.fileno())
         now = time.perf_counter()
@@ -301,11 +305,6 @@ class _Output:
         for name, counted in counts.items():
             report[name] = dict(Counter(report[name]) + Counter(counted))
         report["ratio"] = report["total_tokens"] / report["source_tokens"] if report["source_tokens"] else None
-        for row in rows:
-            if "control" in row:  # what was asked for, beside what came of it
-                sums = report["controls"].setdefault(row["control"], dict.fromkeys(_SUMS, 0))
-                for name, value in zip(_SUMS, (1, row["source_tokens"], row["total_tokens"]), strict=True):
-                    sums[name] += value
         report["seconds"] += now - self._began
         self._began = now
         write_json(self.report_path, report)
