@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
 
 CHUNK_PROBLEMS = 256
+_SUMS = ("rows", "source_tokens", "total_tokens")
 _INCIDENTAL = ("out", "backend")  # settings that do not decide the rows
 
 
@@ -109,6 +110,8 @@ def describe(path: Path, report: Mapping) -> str:
     if report["source_tokens"]:
         before, after = report["source_tokens"] / rows, report["total_tokens"] / rows
         lines[0] += f", mean tokens {before:.1f} -> {after:.1f} (ratio {report['ratio']:.2f})"
+    for control, sums in report["controls"].items():
+        lines.append(f"{control}: {sums['rows']:,} rows, ratio {sums['total_tokens'] / sums['source_tokens']:.2f}")
     if left_out:
         lines.append(f"Left out {left_out / (rows + left_out):.1%}: {_reasons(report['rejected'])}")
     if report["noted"]:
@@ -231,6 +234,7 @@ class _Output:
             "source_tokens": 0,
             "total_tokens": 0,
             "ratio": None,
+            "controls": {},
             "seconds": 0.0,
         }
 
@@ -288,6 +292,10 @@ class _Output:
             if "source_tokens" in row:
                 for name in ("source_tokens", "total_tokens"):
                     report[name] += row.get(name, 0)
+            if "control" in row:  # what was asked for, beside what came of it
+                sums = report["controls"].setdefault(row["control"], dict.fromkeys(_SUMS, 0))
+                for name, value in zip(_SUMS, (1, row["source_tokens"], row["total_tokens"]), strict=True):
+                    sums[name] += value
         self._stream.flush()
         os.fsync(self._stream.fileno())
         now = time.perf_counter()
