@@ -36,6 +36,9 @@ class SampleArguments:
     top_k: int = field(default=0, metadata={"help": "Candidates kept; 0 keeps every token."})
     max_new_tokens: int = field(default=512, metadata={"help": "Most tokens of one chain."})
     backend: str = field(default="auto", metadata={"help": "What decodes, as for evaluate."})
+    adapter_scale: float | None = field(
+        default=None, metadata={"help": "Of the LoRA adapter kept with the model: 0 is without it; null for 1."}
+    )
     seed: int = field(default=0, metadata={"help": "Of the problems drawn and of every sample."})
     examples: str | None = field(
         default=None, metadata={"help": "JSONL file of training rows or traces that are shown before each question."}
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.traces import read_traces, sample_traces
 
     path = Path(arguments.out)
-    reasoner = load_reasoner(arguments.model, arguments.backend)
+    reasoner = load_reasoner(arguments.model, arguments.backend, adapter_scale=arguments.adapter_scale)
     examples = None
     if arguments.examples is not None:
         examples = Examples(arguments.examples, arguments.num_examples, reasoner.thinking, arguments.seed)

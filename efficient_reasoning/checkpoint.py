@@ -3,6 +3,7 @@
 1. Plain `transformers` loads the folder without this toolkit.
 2. `reasoning.json` (`ReasoningMetadata`) says what plain `transformers` has no field for: the think delimiters, the
    method and stage, the base model, the budget range it was trained on, good operating points, and where it came from.
+   Where a LoRA adapter was kept beside the weights, which hold it at scale 1, any other scale can be loaded.
 3. Local folders are checked before they are loaded: a missing tokenizer or a truncated safetensors file is named in
    one sentence instead of failing deep inside a loader. What is not a local folder is left to the Hub.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
+import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,9 +25,11 @@ from efficient_reasoning.files import digest, write_json
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 METADATA_NAME = "reasoning.json"
+ADAPTER_NAME = "adapter"
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -34,14 +39,15 @@ class ReasoningMetadata:
 
     Attributes:
         method: what made this checkpoint, such as "shortest_correct" or "grpo kimi".
-        stage: life-cycle stage: "pretrain", "sft" or "rl".
+        stage: life-cycle stage: "pretrain", "sft", "rl" or "merge".
         base_model: Hub id or folder name of the model that the first stage of this toolkit started from; None when
             that was from scratch.
         earlier_methods: of the stages between the base model and this one, the first one first.
+        merged_from: names of the models whose weights were merged, the long one first; none of a trained model.
         licence: of the base model, as the Hub spells it; None when it is not known.
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
-        adapter: folder of the adapter (PEFT) that was merged into the weights, where it was kept; else None.
+        adapter: folder with the LoRA adapter that the weights hold at scale 1; None without.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
         trained_tokens: mean tokens of the responses that it was trained on; None when it is not known.
         operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
@@ -54,6 +60,7 @@ class ReasoningMetadata:
     stage: str
     base_model: str | None = None
     earlier_methods: list[str] = field(default_factory=list)
+    merged_from: list[str] = field(default_factory=list)
     licence: str | None = None
     open_text: str = "<think>"
     close_text: str = "</think>"
@@ -122,7 +129,7 @@ def check_checkpoint(model: str) -> None:
             raise BadInput(f"{model}: {name} is missing, though {index.name} names it; copy the checkpoint again.")
     if not weights and not any(folder.glob("pytorch_model*.bin")):
         raise BadInput(f"{model}: the checkpoint has no weights (*.safetensors); the save was cut off, train again.")
-    for path in weights:
+    for path in (*weights, *sorted(folder.glob(f"{ADAPTER_NAME}/*.safetensors"))):
         _check_safetensors(path)
 
 
@@ -177,21 +184,104 @@ def load_config(model: str) -> PretrainedConfig:
     return AutoConfig.from_pretrained(model)
 
 
-def load_model(model: str, device: str | None = None, dtype: str | None = None) -> PreTrainedModel:
+def local_folder(model: str) -> Path:
+    """The folder of a checkpoint that `load_tokenizer` has found; that of a Hub id is downloaded.
+
+    Raises:
+        BadInput: the Hub does not give it.
+    """
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    kinds = ("json", "safetensors", "txt", "model", "jinja", "md", "py")
+    try:
+        return Path(snapshot_download(model, allow_patterns=[*(f"*.{kind}" for kind in kinds), "LICENSE*"]))
+    except OSError as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"{model}: cannot be downloaded ({reason}); download it, then name its folder.") from error
+
+
+def load_model(
+    model: str, device: str | None = None, dtype: str | None = None, adapter_scale: float | None = None
+) -> PreTrainedModel:
     """Load a causal language model for inference.
 
     Args:
         model: folder or Hub id.
         device: "cpu", "cuda", ...; None takes a GPU when there is one.
         dtype: "float32", "bfloat16", ...; None takes float32 on the CPU and the checkpoint's own on a GPU.
+        adapter_scale: of the LoRA adapter that was kept with the checkpoint (CoT-Valve, arXiv 2502.09601): 0 is the
+            model without it, 1 or None the checkpoint as it is; below 0 and above 1 go beyond. Tokens and layers that
+            were trained whole beside the adapter stay as they are.
+
+    Raises:
+        BadInput: broken checkpoint, a scale that is no number, or one for a checkpoint that keeps no LoRA adapter.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     check_checkpoint(model)
+    adapter = None
+    if adapter_scale is not None:
+        if not math.isfinite(adapter_scale):
+            raise BadInput(f"adapter_scale is {adapter_scale}; give a number such as 0.5.")
+        adapter = adapter_folder(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "auto")
-    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
+    if adapter is not None and adapter_scale != 1:
+        loaded = _scale_adapter(loaded, adapter, adapter_scale)
+    return loaded.eval()
+
+
+def adapter_folder(model: str) -> Path:
+    """The folder of the LoRA adapter that was kept with a checkpoint.
+
+    Raises:
+        BadInput: there is none, not all of it, or one of another kind.
+    """
+    folder = local_folder(model)
+    metadata = ReasoningMetadata.load(folder)
+    if metadata is None or metadata.adapter is None:
+        raise BadInput(f"{model}: keeps no adapter to scale; train it with `adapter: keep`, or leave the scale out.")
+    path = folder / ADAPTER_NAME / "adapter_config.json"
+    _check_json(path)
+    if not path.is_file() or not (path.parent / "adapter_model.safetensors").is_file():
+        raise BadInput(f"{model}: its folder {ADAPTER_NAME}/ is not whole; copy the checkpoint again.")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        raise BadInput(f"{path}: an adapter of another kind than plain LoRA cannot be scaled; train one with LoRA.")
+    return path.parent
+
+
+def attach_adapter(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The adapter around a model, which may be on the meta device.
+
+    Raises:
+        BadInput: layers or tensors that do not fit, or that are missing.
+    """
+    from peft import PeftModel
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tensors on the meta device stay without numbers, as they should
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            return PeftModel.from_pretrained(model, str(adapter))
+    except (ValueError, TypeError, LookupError, RuntimeError, UserWarning) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise BadInput(f"{adapter}: does not fit the weights ({reason}); copy the checkpoint again.") from None
+
+
+def _scale_adapter(model: PreTrainedModel, adapter: Path, scale: float) -> PreTrainedModel:
+    """W + (scale - 1) delta for every layer that the adapter changes; W holds delta = B A alpha / r once."""
+    from peft.tuners.lora import LoraLayer
+
+    adapted = attach_adapter(model, adapter)
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer):
+            layer.scale_layer(scale - 1)
+    return adapted.merge_and_unload()
 
 
 def thinking_format(model: str, tokenizer: PreTrainedTokenizerBase) -> ThinkingFormat:
@@ -218,8 +308,13 @@ def has_own_code(folder: Path) -> bool:
     return any("auto_map" in json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file())
 
 
-def weights_fingerprint(model: str) -> str | None:
-    """What tells a checkpoint from another of the same name: a hash of a folder's weights; None for a Hub id."""
+def weights_fingerprint(model: str, adapter_scale: float | None = None) -> str | None:
+    """What tells a checkpoint from another of the same name: a hash of a folder's weights; None for a Hub id.
+
+    Of its adapter at another scale than 1, these are other weights.
+    """
     folder = Path(model)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]) if folder.is_dir() else []
-    return digest(files) if files else None
+    if not files or adapter_scale in (None, 1):
+        return digest(files) if files else None
+    return f"{digest([*files, *sorted(folder.glob(f'{ADAPTER_NAME}/adapter_*'))])} at scale {float(adapter_scale)}"

@@ -110,7 +110,7 @@ def _solve(arguments: argparse.Namespace) -> None:
         for number, row in numbered:
             if not isinstance(row.get("question"), str) or not row["question"].strip():
                 raise BadInput(f"{arguments.file}, line {number}: no text under question; every row needs one.")
-    reasoner = load_reasoner(arguments.model, arguments.backend)
+    reasoner = load_reasoner(arguments.model, arguments.backend, adapter_scale=arguments.adapter_scale)
     with tqdm(total=len(rows), unit="problem", disable=arguments.file is None) as bar:
         solutions = solve_many(
             reasoner,
@@ -155,6 +155,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         num_problems=arguments.num_problems,
         samples_per_problem=arguments.samples_per_problem,
         backend=arguments.backend,
+        adapter_scale=arguments.adapter_scale,
         off_target=arguments.off_target,
         seed=arguments.seed,
         out=arguments.out,
@@ -195,7 +196,7 @@ def _audit(arguments: argparse.Namespace) -> None:
             raise BadInput("audit --model needs --task: what shall it solve?")
         problems = load_tasks(arguments.task, "test", arguments.num_problems, arguments.seed)
         folder = audit_model(
-            load_reasoner(arguments.model, arguments.backend),
+            load_reasoner(arguments.model, arguments.backend, adapter_scale=arguments.adapter_scale),
             problems,
             out=arguments.out,
             samples_per_problem=arguments.samples_per_problem,
@@ -355,6 +356,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="auto",
         help="graph, transformers, vllm, openai or mock (default: %(default)s, the fastest)",
+    )
+    parser.add_argument(
+        "--adapter-scale", type=float, help="of the LoRA adapter kept with --model: 0 is without it (default: 1)"
     )
     parser.add_argument("--temperature", default=0.6, type=_at_least(0, float), help="0 is greedy (default: 0.6)")
     parser.add_argument("--top-p", default=0.95, type=_at_least(0, float), help="nucleus (default: %(default)s)")

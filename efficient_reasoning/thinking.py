@@ -134,21 +134,20 @@ class ThinkingFormat:
 
     def split(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> Split:
         """Take a completion apart; `prompt_ids` tell whether its prompt opened the block."""
-        segments, blocks, _ = self._segments(ids, prompt_ids)
-        last_thinks, last_ids = segments[-1]
-        return Split(
-            thinking_ids=list(chain.from_iterable(segment for thinks, segment in segments if thinks)),
-            answer_ids=[] if last_thinks else last_ids,
-            closed=not last_thinks,
-            blocks=blocks,
-        )
+        return self.take_apart(ids, prompt_ids)[0]
 
     def count(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> Count:
         """The lengths of a completion's parts, in tokens."""
-        segments, _, total_tokens = self._segments(ids, prompt_ids)
-        thinking_tokens = sum(len(segment) for thinks, segment in segments if thinks)
+        return self.take_apart(ids, prompt_ids)[1]
+
+    def take_apart(self, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> tuple[Split, Count]:
+        """`split` and `count` in one."""
+        segments, blocks, total_tokens = self._segments(ids, prompt_ids)
+        last_thinks, last_ids = segments[-1]
+        thinking_ids = list(chain.from_iterable(segment for thinks, segment in segments if thinks))
         answer_tokens = sum(len(segment) for thinks, segment in segments if not thinks)
-        return Count(thinking_tokens, answer_tokens, total_tokens)
+        split = Split(thinking_ids, [] if last_thinks else last_ids, closed=not last_thinks, blocks=blocks)
+        return split, Count(len(thinking_ids), answer_tokens, total_tokens)
 
     def open(self, prompt_ids: Sequence[int]) -> list[int]:
         """The ids to append to a prompt so that its block is open; none where the template opens it."""

@@ -5,7 +5,7 @@
 2. A sample's seed follows from (seed, problem id, sample index) alone: every checkpoint, strategy and budget meets the
    same problem with the same luck, which is what makes paired comparisons sharp.
 3. A chunk of samples meets all points before the next chunk starts, so that what one point has decoded serves the
-   others. The file grows by one chunk of one point, which is on the disk before the next one starts. The same command
+   others. The file grows by one chunk of one point, which is read while the next one is decoded. The same command
    again skips what is there; a line torn by a kill is dropped and solved anew.
 4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in.
 5. A line is a training row too: its `prompt` and `completion` are what TRL takes, spelled from the decoded ids. They
@@ -19,12 +19,15 @@ import hashlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import yaml
 
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from efficient_reasoning.thinking import ThinkingFormat
 
 CHUNK_REQUESTS = 512
+_MOST_REQUESTS, _SHORT_SECONDS = 8192, 20  # of a chunk that grows
+_MANY_SAMPLES = 8192
 FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
@@ -258,6 +263,7 @@ def _solve_pending(
     }
     with (
         open(path, "a", encoding="utf-8") as stream,
+        Scribes(reasoner, len(points) * len(samples) - len(done)) as scribes,
         tqdm(
             total=len(points) * len(samples),
             initial=len(done),
@@ -267,9 +273,11 @@ def _solve_pending(
         ) as bar,
     ):
         # An engine on a server, which may die, asks for fewer.
-        chunk_requests = getattr(reasoner.engine, "chunk_requests", CHUNK_REQUESTS)
-        for start in range(0, len(samples), chunk_requests):
-            chunk = samples[start : start + chunk_requests]
+        fixed_requests = getattr(reasoner.engine, "chunk_requests", None)
+        chunk_requests = fixed_requests or CHUNK_REQUESTS
+        while samples:
+            began = time.perf_counter()
+            chunk, samples = samples[:chunk_requests], samples[chunk_requests:]
             # Also for a single point: one that is added to the run later must be charged alike.
             recalling = reasoner.recalling()
             for strategy, budget in points:
@@ -278,12 +286,17 @@ def _solve_pending(
                     continue
                 bar.set_description(f"{config['model']}: {strategy}, {budget_label(budget)}", refresh=False)
                 finished = bar.n + len(pending)
-                rows = _solve_chunk(recalling, pending, strategy, budget, config, bar.update, examples)
-                stream.write("".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows))
-                stream.flush()
-                os.fsync(stream.fileno())
+                point = {"strategy": strategy, "budget_tokens": budget}
+                solved = _solve_chunk(recalling, pending, point, config, bar.update, examples)
+                # While these are read, the next are decoded.
+                scribes.write(stream, solved, made_with)
                 # A strategy may call the engine several times a problem, or report nothing.
                 bar.update(finished - bar.n)
+            # The more come together, the longer all rows of a fast engine are busy, and the more a kill takes along.
+            is_short = time.perf_counter() - began < _SHORT_SECONDS
+            if fixed_requests is None and reasoner.decodes_elsewhere and is_short:
+                chunk_requests = min(2 * chunk_requests, _MOST_REQUESTS)
+        scribes.flush(stream)
 
 
 def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
@@ -298,13 +311,12 @@ def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
 def _solve_chunk(
     reasoner: Reasoner,
     chunk: Sequence[tuple[Mapping, int]],
-    strategy: str,
-    budget_tokens: int | None,
+    point: Mapping,
     config: dict,
     progress: Callable[[int], object],
     examples: Examples | None,
-) -> list[dict]:
-    """Lines for a chunk of (problem, sample index), in its order."""
+) -> list[Solved]:
+    """Decode a chunk of (problem, sample index), in its order."""
     problems = [problem for problem, _ in chunk]
     # Samples with examples are drawn beside those without, and share no luck with them.
     luck = f"{config['num_examples']}-shot/" if examples else ""
@@ -312,8 +324,7 @@ def _solve_chunk(
     solutions = inference.solve_many(
         reasoner,
         [examples.ask(problem) if examples else conversation(problem) for problem in problems],
-        strategy=strategy,
-        budget_tokens=budget_tokens,
+        **point,
         seeds=seeds,
         temperature=config["temperature"],
         top_p=config["top_p"],
@@ -321,23 +332,33 @@ def _solve_chunk(
         max_new_tokens=config["max_new_tokens"],
         progress=progress,
     )
-    verdicts = answers.verify_many(problems, [solution.answer for solution in solutions])
-    reader = Reader(reasoner.thinking)
     return [
-        _sample(reasoner, problem, solution)
-        | {"strategy": strategy, "budget_tokens": budget_tokens, "sample_index": index, "seed": seed}
-        | {"correct": bool(correct)}
-        | dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, bool(correct)))
-        for (problem, index), seed, solution, correct in zip(chunk, seeds, solutions, verdicts, strict=True)
+        (problem, solution, {**point, "sample_index": index, "seed": seed})
+        for (problem, index), seed, solution in zip(chunk, seeds, solutions, strict=True)
     ]
 
 
-def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
-    """The problem and what came back."""
+Solved = tuple[Mapping, "Solution", dict]  # a problem, what came back, how it was asked
+
+
+def read_solved(reader: Reader, solved: Sequence[Solved]) -> list[dict]:
+    """Traces of what was solved: verified, taken apart, counted."""
+    verdicts = answers.verify_many(
+        [problem for problem, _, _ in solved], [solution.answer for _, solution, _ in solved]
+    )
+    return [
+        describe(reader, problem, solution, bool(correct)) | {"spend": solution.spend.as_dict()} | asked
+        for (problem, solution, asked), correct in zip(solved, verdicts, strict=True)
+    ]
+
+
+def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool) -> dict:
+    """What a trace says of a response, whoever wrote it: the problem, the response, its lengths and its verdict."""
+    thinking = reader.thinking
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
-        "prompt": make_prompt(reasoner.tokenizer, conversation(problem)),
-        "completion": make_completion(reasoner.tokenizer, _completion_text(reasoner, solution)),
+        "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
+        "completion": make_completion(thinking.tokenizer, _completion_text(thinking, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),
         "thinking": solution.thinking,
@@ -345,21 +366,89 @@ def _sample(reasoner: Reasoner, problem: Mapping, solution: Solution) -> dict:
         "thinking_tokens": solution.thinking_tokens,
         "answer_tokens": solution.answer_tokens,
         "total_tokens": solution.total_tokens,
-        "floor_tokens": floor_tokens(problem, reasoner.thinking),
+        "floor_tokens": floor_tokens(problem, thinking),
         "truncated": solution.truncated,
         "forced_close": solution.forced_close,
         "empty_answer": not solution.answer.strip(),
-        "spend": solution.spend.as_dict(),
+        "correct": correct,
+        **dataclasses.asdict(reader.read(solution.completion_ids, solution.prompt_ids, problem, correct)),
     }
 
 
-def _completion_text(reasoner: Reasoner, solution: Solution) -> str:
+def _completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
     """What the ids before EOS spell, delimiters included.
 
     A template that opens the block in the prompt renders finished turns whole, so there the opening is put back.
     """
-    thinking = reasoner.thinking
     opening = thinking.open([]) if thinking.prompt_opens(solution.prompt_ids) else []
     # The total counts exactly the ids before EOS and padding. Cleaning up would change white space.
     ids = [*opening, *solution.completion_ids[: solution.total_tokens]]
-    return reasoner.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return thinking.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+class Scribes:
+    """Those who turn what was decoded into lines.
+
+    Where a GPU or a server decodes, they are processes of their own, and read one chunk while the next is decoded: on
+    a GPU, a model of a few million parameters decodes faster than one process reads. On the CPU, decoding has all
+    cores, and this process reads.
+
+    Args:
+        reasoner: which decodes.
+        num_samples: how many are to come; for a few, starting processes does not pay.
+    """
+
+    def __init__(self, reasoner: Reasoner, num_samples: int):
+        self.reader = Reader(reasoner.thinking)
+        self.processes = 0
+        if reasoner.decodes_elsewhere and num_samples >= _MANY_SAMPLES:
+            self.processes = max(0, min(8, (os.cpu_count() or 1) - 2))
+        self._parts: list[Future] = []
+
+    def __enter__(self) -> Scribes:
+        if self.processes:
+            # Never a fork of this process, whose CUDA context and threads would not survive it.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            self.pool = ProcessPoolExecutor(self.processes, context, _start_scribe, (self.reader.thinking,))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.processes:
+            self.pool.shutdown(cancel_futures=True)
+
+    def write(self, stream: IO[str], solved: Sequence[Solved], made_with: Mapping) -> None:
+        """Have these read; what was given before goes to the disk."""
+        if not self.processes:
+            self._append(stream, _lines(self.reader, solved, made_with))
+            return
+        size = math.ceil(len(solved) / self.processes)
+        parts = [self.pool.submit(_scribble, solved[i : i + size], made_with) for i in range(0, len(solved), size)]
+        self.flush(stream)
+        self._parts = parts
+
+    def flush(self, stream: IO[str]) -> None:
+        """Bring all that was given to the disk."""
+        if self._parts:
+            self._append(stream, "".join(part.result() for part in self._parts))
+            self._parts = []
+
+    @staticmethod
+    def _append(stream: IO[str], lines: str) -> None:
+        stream.write(lines)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _start_scribe(thinking: ThinkingFormat) -> None:
+    global _scribe
+    _scribe = Reader(thinking)
+
+
+def _scribble(solved: Sequence[Solved], made_with: Mapping) -> str:
+    return _lines(_scribe, solved, made_with)
+
+
+def _lines(reader: Reader, solved: Sequence[Solved], made_with: Mapping) -> str:
+    rows = read_solved(reader, solved)
+    return "".join(json.dumps(row | made_with, ensure_ascii=False) + "\n" for row in rows)

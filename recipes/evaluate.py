@@ -40,6 +40,9 @@ class EvaluateArguments:
     backend_options: dict = field(
         default_factory=dict, metadata={"help": "Of the backend's engine, such as {compile_step: true}."}
     )
+    adapter_scale: float | None = field(
+        default=None, metadata={"help": "Of the LoRA adapter kept with the model: 0 is without it; null for 1."}
+    )
     off_target: list[str] | None = field(
         default=None, metadata={"help": "Also run the do-no-harm checks, and those in these files; [] for no more."}
     )

@@ -157,6 +157,21 @@ def test_the_embedded_model_has_a_short_name(tmp_path, monkeypatch):
         assert resolve_model(name) == name
 
 
+def test_a_hub_id_is_downloaded_for_its_files(folder, monkeypatch):
+    import huggingface_hub
+
+    from efficient_reasoning.checkpoint import local_folder
+
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or folder)
+    assert local_folder("ORG/NAME") == folder
+    assert {"*.json", "*.safetensors"} <= set(asked["allow_patterns"]) and "*.bin" not in asked["allow_patterns"]
+    monkeypatch.undo()
+    assert local_folder(str(folder)) == folder
+    with pytest.raises(BadInput, match=r"no-such/model: cannot be downloaded \(.*\); download it, then name its"):
+        local_folder("no-such/model")
+
+
 # ---- reasoning.json ----
 
 
@@ -165,9 +180,11 @@ def test_metadata_comes_back(tmp_path):
         method="grpo kimi",
         stage="rl",
         base_model="overthinker",
+        merged_from=["overthinker", "sft"],
         open_text="[T]",
         close_text="[/T]",
         latent_steps=2,
+        adapter="adapter",
         trained_budget_range=(64, 256),
         operating_points=[{"strategy": "budget-forcing", "budget_tokens": 96, "accuracy": 0.9, "total_tokens": 80.5}],
         data_fingerprint="0123abcd",

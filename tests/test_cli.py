@@ -211,7 +211,10 @@ def rooms(monkeypatch):
 
         return record
 
-    room("inference", load_reasoner=lambda model, backend: f"{backend} reasoner of {model}", solve_many=solve_many)
+    def load_reasoner(model, backend, adapter_scale):
+        return f"{backend} reasoner of {model}" + ("" if adapter_scale is None else f" at {adapter_scale}")
+
+    room("inference", load_reasoner=load_reasoner, solve_many=solve_many)
     room("evaluation", evaluate_model=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("app", serve=recorder("app", None))
     room("hub", publish=recorder("publish", Path("to_upload")))
@@ -227,6 +230,8 @@ def test_solve_a_question(rooms, capsys):
     cli.main([*words, "--backend", "openai"])
     assert rooms["solve"] == ("openai reasoner of m", {"strategy": "deer", "budget_tokens": 64, **SAMPLING})
     shown = capsys.readouterr()
+    cli.main([*words, "--adapter_scale", "-0.5"])
+    assert rooms["solve"][0] == "auto reasoner of m at -0.5"
     assert shown.out == "about 1 + 1?\n\n4\n"
     assert "6 tokens: 3 thinking, 1 answer" in shown.err
 
@@ -282,7 +287,7 @@ def test_evaluate(rooms, capsys, tmp_path):
     assert words == ("m", ["sums", "gym:chain_sum"])
     assert settings == SAMPLING | {
         "strategies": ["a", "b"], "budgets": [64, None], "num_problems": 9, "samples_per_problem": 2,
-        "temperature": 0.0, "seed": 3, "backend": "auto", "off_target": None, "out": tmp_path,
+        "temperature": 0.0, "seed": 3, "backend": "auto", "adapter_scale": None, "off_target": None, "out": tmp_path,
     }  # fmt: skip
     assert capsys.readouterr().out == "run\n"
 

@@ -16,7 +16,7 @@ ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
     "few_shot", "checkpoint", "contamination",
     "latent", "linear", "recurrent", "inference", "traces",
-    "rewards", "evaluation", "audit", "compression", "cards", "hub",
+    "rewards", "evaluation", "audit", "compression", "cards", "hub", "merging",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip
 LIGHT = (

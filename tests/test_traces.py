@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from itertools import islice
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from efficient_reasoning import answers
+from efficient_reasoning import traces as traces_module
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import Completion, Ledger, load_reasoner
@@ -281,3 +283,17 @@ def test_files_that_are_no_traces_are_named(traces, tmp_path):
     path.write_text(json.dumps(traces[0]) + '\n{"id": \n')
     with pytest.raises(BadInput, match=r"traces\.jsonl, line 2: not valid JSON"):
         list(read_traces(path))
+
+
+def test_scribes_in_processes_of_their_own_write_the_same(reasoner, problems, tmp_path, monkeypatch):
+    """As for a GPU: one chunk is read while the next is decoded, and chunks grow."""
+    alone = sampled(reasoner, problems, tmp_path / "alone")
+    monkeypatch.setattr(type(reasoner), "decodes_elsewhere", True)
+    monkeypatch.setattr(traces_module, "_MANY_SAMPLES", 1)
+    monkeypatch.setattr(traces_module, "CHUNK_REQUESTS", 2)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    together = sampled(reasoner, problems, tmp_path / "together")
+    for one, other in zip(alone, together, strict=True):
+        assert one["spend"].pop("seconds") and other["spend"].pop("seconds")
+        one["spend"].pop("peak_memory_bytes"), other["spend"].pop("peak_memory_bytes")
+        assert one == other

@@ -198,6 +198,7 @@ def _write(
         settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
         sampling=sampling,
         is_exact=bool(example_settings),
+        has_adapter=bool(metadata and metadata.adapter),
         limits=_limits(metadata, summary, licence, off_target),
         off_target=_off_target_rows(off_target),
         **sections,
@@ -218,6 +219,7 @@ def _origin(metadata: ReasoningMetadata | None) -> str:
     start = f"started from **{base}**" if base else "trained from scratch"
     methods = ", then ".join(f"`{method}`" for method in (*metadata.earlier_methods, metadata.method))
     facts = [f"method {methods}", f"stage {metadata.stage}", start]
+    facts += [f"weights between **{'** and **'.join(metadata.merged_from)}**"] if metadata.merged_from else []
     facts += [f"seed {metadata.seed}"] if metadata.seed is not None else []
     facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
     thinking = f"Its thinking stands between `{metadata.open_text}` and `{metadata.close_text}`."

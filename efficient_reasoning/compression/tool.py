@@ -9,7 +9,7 @@
    the disk before the next problems are read; OUT.report.json says how far it has come. The same command again goes
    on there; with other settings, other traces or another model it is refused.
 3. A lock on OUT.partial, which the system takes back from a killed process, keeps a second run out.
-4. The report: rows, what was left out and why, tokens before and after.
+4. The report: rows, what was left out and why, what was noted of the rest, tokens before and after.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import digest, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from efficient_reasoning.inference import Reasoner
 
 CHUNK_PROBLEMS = 256
@@ -61,7 +63,7 @@ def compress(
     Args:
         arguments: of the program; those that the method has parameters for are handed to it.
         method: `method(rows, engine, *, rejected, **parameters)`, which yields training rows and counts in `rejected`
-            why traces or problems gave none.
+            why traces or problems gave none. In a parameter `noted` it counts what else the report should say.
         engine: for methods that ask a model.
         source: of what the method reads; by default the files `arguments.traces`.
         given: further parameters of the method.
@@ -88,9 +90,9 @@ def compress(
     if not output.report["finished"]:
         with output:
             for start in range(output.report["problems_done"], len(source), CHUNK_PROBLEMS):
-                rejected: Counter[str] = Counter()
+                counts = {name: Counter() for name in ("rejected", "noted") if name in known}
                 rows = source.read(start, start + CHUNK_PROBLEMS)
-                output.write(list(method(rows, engine, rejected=rejected, **parameters)), rejected, CHUNK_PROBLEMS)
+                output.write(method(rows, engine, **counts, **parameters), counts, CHUNK_PROBLEMS)
             if not output.report["rows"]:
                 output.discard()
                 reasons = _reasons(output.report["rejected"]) or "nothing fits the settings"
@@ -108,8 +110,10 @@ def describe(path: Path, report: Mapping) -> str:
         before, after = report["source_tokens"] / rows, report["total_tokens"] / rows
         lines[0] += f", mean tokens {before:.1f} -> {after:.1f} (ratio {report['ratio']:.2f})"
     if left_out:
-        lines.append(f"Left out {left_out / (rows + left_out):.1%}: {_reasons(report['rejected'])}.")
-    return ".\n".join(lines) + "." * (not left_out)
+        lines.append(f"Left out {left_out / (rows + left_out):.1%}: {_reasons(report['rejected'])}")
+    if report["noted"]:
+        lines.append(f"Noted: {_reasons(report['noted'])}")
+    return ".\n".join(lines) + "."
 
 
 def _reasons(rejected: Mapping[str, int]) -> str:
@@ -160,10 +164,7 @@ class TraceFiles:
         if not problems:
             raise BadInput(f"{', '.join(map(str, paths))}: no traces in it; give a file that `data sample` wrote.")
         self.digest = digest(self.paths)
-        _, first, inverse = np.unique(np.frombuffer(problems, np.uint64), return_index=True, return_inverse=True)
-        first_line = first[inverse]  # of the problem of each line
-        order = np.argsort(first_line, kind="stable")
-        self._bounds = np.flatnonzero(np.diff(first_line[order], prepend=-1, append=-1))
+        order, self._bounds = grouped(problems)
         self._files = np.frombuffer(files, np.uint16)[order]
         self._offsets = np.frombuffer(offsets, np.uint64)[order]
 
@@ -179,6 +180,20 @@ class TraceFiles:
             for index, offset in zip(self._files[lines].tolist(), self._offsets[lines].tolist(), strict=True):
                 streams[index].seek(offset)
                 yield json.loads(streams[index].readline().decode("utf-8-sig"))
+
+
+def grouped(keys: array) -> tuple[np.ndarray, np.ndarray]:
+    """Bring equal keys together, in the order in which they first appear.
+
+    Returns:
+        the places of the keys in that order, and where in it each group begins, with the end of the last one.
+    """
+    import numpy as np
+
+    _, first, inverse = np.unique(np.frombuffer(keys, np.uint64), return_index=True, return_inverse=True)
+    first_place = first[inverse]
+    order = np.argsort(first_place, kind="stable")
+    return order, np.flatnonzero(np.diff(first_place[order], prepend=-1, append=-1))
 
 
 class _Output:
@@ -212,6 +227,7 @@ class _Output:
             "bytes": 0,
             "rows": 0,
             "rejected": {},
+            "noted": {},
             "source_tokens": 0,
             "total_tokens": 0,
             "ratio": None,
@@ -263,19 +279,23 @@ class _Output:
         self._bar.close()
         self._stream.close()
 
-    def write(self, rows: list[dict], rejected: Mapping[str, int], problems: int) -> None:
+    def write(self, rows: Iterable[dict], counts: Mapping[str, Mapping[str, int]], problems: int) -> None:
         """Bring the rows of so many problems to the disk, then the report that counts them."""
-        self._stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        report = self.report
+        for row in rows:
+            self._stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            report["rows"] += 1
+            if "source_tokens" in row:
+                for name in ("source_tokens", "total_tokens"):
+                    report[name] += row.get(name, 0)
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        report, now = self.report, time.perf_counter()
+        now = time.perf_counter()
         problems = min(problems, report["problems"] - report["problems_done"])
         report["problems_done"] += problems
         report["bytes"] = self._stream.tell()
-        report["rows"] += len(rows)
-        report["rejected"] = dict(Counter(report["rejected"]) + Counter(rejected))
-        for name in ("source_tokens", "total_tokens"):
-            report[name] += sum(row.get(name, 0) for row in rows if "source_tokens" in row)
+        for name, counted in counts.items():
+            report[name] = dict(Counter(report[name]) + Counter(counted))
         report["ratio"] = report["total_tokens"] / report["source_tokens"] if report["source_tokens"] else None
         report["seconds"] += now - self._began
         self._began = now

@@ -93,6 +93,7 @@ def evaluate_model(
     num_problems: int = 500,
     backend: str = "auto",
     backend_options: Mapping | None = None,
+    adapter_scale: float | None = None,
     off_target: Sequence[str] | None = None,
     seed: int = 0,
     out: str | Path,
@@ -101,7 +102,7 @@ def evaluate_model(
     """`evaluate` from names: load the model and the test problems, and run the do-no-harm checks if they are wanted.
 
     Args:
-        model, backend: as in `load_reasoner`, whose further options are `backend_options`.
+        model, backend, adapter_scale: as in `load_reasoner`, whose further options are `backend_options`.
         tasks: as in `load_tasks`, `num_problems` of each.
         off_target: None leaves the checks out; a list runs the shipped ones and those in its files (`load_suite`).
         seed, out: as in `evaluate`, whose other `settings` go on; those of sampling also to the checks.
@@ -111,7 +112,7 @@ def evaluate_model(
 
     problems = load_tasks(tasks, "test", num_problems, seed)
     suite = None if off_target is None else load_suite(off_target)
-    reasoner = load_reasoner(model, backend, **(backend_options or {}))
+    reasoner = load_reasoner(model, backend, adapter_scale=adapter_scale, **(backend_options or {}))
     folder = evaluate(reasoner, problems, seed=seed, out=out, **settings)
     if suite is not None:
         sampling = {name: settings[name] for name in _SAMPLING if name in settings}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.checkpoint import has_own_code
+from efficient_reasoning.checkpoint import ReasoningMetadata, adapter_folder, attach_adapter, has_own_code
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.prompts import template_kwargs
 
@@ -82,7 +82,11 @@ def _check_line(place: str, line: str, is_vocabulary: bool) -> None:
 
 
 def check_weights(folder: Path, shown: str | Path) -> None:
-    """Refuse weights that are no safetensors, or that do not fit the config.
+    """Refuse weights that are no safetensors, or that do not fit the config, and an adapter that does not fit them.
+
+    Args:
+        folder: holds the weights.
+        shown: what the user calls the checkpoint; its adapter is read from there.
 
     Raises:
         BadInput: names a tensor.
@@ -91,7 +95,7 @@ def check_weights(folder: Path, shown: str | Path) -> None:
 
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{shown}: its weights are not in safetensors; save it again with save_pretrained.")
-    _, report = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         device_map="meta",
         trust_remote_code=has_own_code(folder),
@@ -105,6 +109,9 @@ def check_weights(folder: Path, shown: str | Path) -> None:
                 f"{shown}: {len(report[kind])} weights do not fit config.json ({kind}, such as {example}); "
                 "save the model again with save_pretrained."
             )
+    metadata = ReasoningMetadata.load(folder)
+    if metadata is not None and metadata.adapter is not None:
+        attach_adapter(model, adapter_folder(str(shown)))
 
 
 def check_tokenizer(folder: Path, model: Path) -> None:

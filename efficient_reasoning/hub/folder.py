@@ -25,6 +25,8 @@ _CHECKPOINT = (
     "chat_template.*",
     "additional_chat_templates/*.jinja",
     "reasoning.json",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
     "training_problems.json",
     "recipe.yaml",
     "LICENSE*",

@@ -58,9 +58,9 @@ class Reasoner:
         tokenizer: of the checkpoint.
         thinking: its think delimiters.
         metadata: its reasoning.json; None for models of another making.
-        name: what it was loaded as, without the folders around it.
+        name: what it was loaded as, without the folders around it; with the scale of its adapter if that is not 1.
         location: its folder or Hub id.
-        weights: fingerprint of a local folder's weights; None for a model of the Hub.
+        weights: fingerprint of a local folder's weights as they were loaded; None for a model of the Hub.
         context_tokens: positions that the model knows; None where its config does not say.
         backend: what decodes.
     """
@@ -75,6 +75,12 @@ class Reasoner:
     context_tokens: int | None
     backend: str
 
+    @property
+    def decodes_elsewhere(self) -> bool:
+        """Whether this machine's processors have time while it decodes: a GPU or a server does it."""
+        model = getattr(self.engine, "model", None)
+        return self.backend in ("vllm", "openai") or getattr(getattr(model, "device", None), "type", "cpu") != "cpu"
+
     def recalling(self) -> Reasoner:
         """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
         return dataclasses.replace(self, engine=RecallingEngine(self.engine))
@@ -86,7 +92,12 @@ class Reasoner:
 
 
 def load_reasoner(
-    path_or_id: str, backend: str = "auto", device: str | None = None, dtype: str | None = None, **options
+    path_or_id: str,
+    backend: str = "auto",
+    device: str | None = None,
+    dtype: str | None = None,
+    adapter_scale: float | None = None,
+    **options,
 ) -> Reasoner:
     """Load any stage's checkpoint, or any model with think delimiters.
 
@@ -96,37 +107,45 @@ def load_reasoner(
         backend: "graph", "transformers", "vllm", "openai" or "mock". "auto" takes vLLM on CUDA where it is installed
             and has the architecture, else "graph" where that can decode it, else "transformers".
         device, dtype: as in `checkpoint.load_model`; the device is for "graph" and "transformers".
+        adapter_scale: as in `checkpoint.load_model`; for "graph" and "transformers", of which "auto" takes one then.
         options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
             Hub id) of "transformers", `speculative_config` and others of `vllm.LLM`, the `script` of "mock".
 
     Raises:
         BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, an architecture that
-            the backend cannot decode, an option that it does not know, or a server that does not answer.
+            the backend cannot decode, an option that it does not know, a scale without an adapter, or a server that
+            does not answer.
     """
     if backend not in (*BACKENDS, "auto"):
         raise BadInput(f"Unknown backend {backend!r}{near(backend, [*BACKENDS, 'auto'])}")
     for name in options.keys() - _OPTIONS.get(backend, options.keys()):
         raise BadInput(f"Backend {backend} has no option {name!r}{near(name, _OPTIONS[backend])}")
+    if adapter_scale is not None and backend not in ("auto", "graph", "transformers"):
+        raise BadInput(
+            f"Backend {backend} cannot scale an adapter; use graph or transformers, or write a checkpoint of that "
+            "scale with `efficient-reasoning train merge`."
+        )
     folder = resolve_model(path_or_id)
     tokenizer = load_tokenizer(folder)
     config = load_config(folder)
     thinking = thinking_format(folder, tokenizer)
     if backend == "auto":
-        backend = "vllm" if _has_vllm(config, device) else "torch"
+        backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":
-        model = load_model(folder, device, dtype)
+        model = load_model(folder, device, dtype, adapter_scale)
         backend, engine = torch_engine(model, thinking.eos_ids, tokenizer.pad_token_id, tokenizer)
     else:
-        engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, options)
+        engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, adapter_scale, options)
     context_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
+    name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
     return Reasoner(
         engine,
         tokenizer,
         thinking,
         ReasoningMetadata.load(folder),
-        Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id,
+        name if adapter_scale in (None, 1) else f"{name} at scale {float(adapter_scale):g}",
         folder,
-        weights_fingerprint(folder),
+        weights_fingerprint(folder, adapter_scale),
         context_tokens,
         backend,
     )
@@ -168,6 +187,7 @@ def _load_engine(
     thinking: ThinkingFormat,
     device: str | None,
     dtype: str | None,
+    adapter_scale: float | None,
     options: dict,
 ) -> Engine:
     match backend:
@@ -185,7 +205,7 @@ def _load_engine(
 
             return VllmEngine(folder, thinking, dtype, **options)
     ends = (thinking.eos_ids, tokenizer.pad_token_id, tokenizer)
-    model = load_model(folder, device, dtype)
+    model = load_model(folder, device, dtype, adapter_scale)
     if backend == "transformers":
         from efficient_reasoning.inference.transformers_engine import TransformersEngine
 

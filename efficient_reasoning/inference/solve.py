@@ -24,6 +24,7 @@ from efficient_reasoning.inference.strategy import (
     run_all,
 )
 from efficient_reasoning.prompts import encode_prompt, make_prompt
+from efficient_reasoning.thinking import ThinkingFormat
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def solve_many(
     plan = _plan(reasoner, strategy, parameters)
     responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
     return [
-        _take_apart(reasoner, response.prompt_ids or assignment.prompt_ids, response)
+        take_apart(reasoner.thinking, response.prompt_ids or assignment.prompt_ids, response)
         for assignment, response in zip(assignments, responses, strict=True)
     ]
 
@@ -151,7 +152,11 @@ def _assign(
         return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, messages))
 
     renders = [functools.partial(render, history) for history in histories]
-    prompts = [render(question) for render, question in zip(renders, questions, strict=True)]
+    # Samples of one question stand together, and rendering takes longer than decoding a few tokens.
+    prompts: list[list[int]] = []
+    for index, question in enumerate(questions):
+        is_again = index > 0 and (histories[index], question) == (histories[index - 1], questions[index - 1])
+        prompts.append(prompts[-1] if is_again else renders[index](question))
     for prompt_ids, question in zip(prompts, questions, strict=True):
         if reasoner.context_tokens is not None and len(prompt_ids) >= reasoner.context_tokens:
             raise BadInput(
@@ -164,12 +169,12 @@ def _assign(
     ]
 
 
-def _take_apart(reasoner: Reasoner, prompt_ids: list[int], response: Response) -> Solution:
-    split = reasoner.thinking.split(response.ids, prompt_ids)
-    count = reasoner.thinking.count(response.ids, prompt_ids)
+def take_apart(thinking: ThinkingFormat, prompt_ids: list[int], response: Response) -> Solution:
+    """A response to a prompt, as thinking and answer."""
+    split, count = thinking.take_apart(response.ids, prompt_ids)
     return Solution(
-        answer=reasoner.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
-        thinking=reasoner.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
+        answer=thinking.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
+        thinking=thinking.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
         prompt_ids=prompt_ids,
         completion_ids=response.ids,
         truncated=not response.finished,

@@ -41,7 +41,14 @@ class FakeReasoner(SimpleNamespace):
 
     def __init__(self, name: str = "fake", skill: float = 0.9, thinking_tokens: int = 60):
         super().__init__(
-            name=name, location=name, metadata=None, weights="0123abcd", context_tokens=None, calls=[], backend="fake"
+            name=name,
+            location=name,
+            metadata=None,
+            weights="0123abcd",
+            context_tokens=None,
+            calls=[],
+            backend="fake",
+            decodes_elsewhere=False,
         )
         self.engine = SimpleNamespace(capabilities=frozenset())
         self.skill, self.thinking_tokens = skill, thinking_tokens

@@ -180,6 +180,62 @@ def test_the_licence_of_the_card_is_carried_over(run, model):
     assert "licence of the base model applies" not in published.text
 
 
+# ---- the adapter ----
+
+
+@pytest.fixture
+def with_adapter(model, metadata):
+    """What training with `adapter: keep` leaves beside the weights."""
+    from peft import LoraConfig, get_peft_model
+
+    from efficient_reasoning.checkpoint import load_model
+
+    adapted = get_peft_model(load_model(str(model), device="cpu"), LoraConfig(r=2, target_modules="all-linear"))
+    adapted.peft_config["default"].base_model_name_or_path = "Qwen/Qwen3-0.6B"
+    adapted.save_pretrained(model / "adapter")
+    metadata.adapter = "adapter"
+    metadata.save(model)
+    return model / "adapter"
+
+
+def test_the_adapter_goes_along_and_the_card_says_how_to_scale_it(run, model, with_adapter):
+    folder = publish(run, model, "ORG/concise-tiny")
+    names = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    assert {name for name in files_of(folder) if name.startswith("adapter")} == names  # PEFT leaves a card, too
+    assert names <= hub_folder.hub_files(folder).keys()
+    assert hub_folder.is_replaced("adapter/adapter_model.safetensors")
+    assert ReasoningMetadata.load(folder).adapter == "adapter"
+    command = "efficient-reasoning solve --model ORG/concise-tiny --adapter-scale 0.5 'Compute 5 + 7 .'"
+    assert command in (folder / "README.md").read_text()
+
+
+def test_without_an_adapter_the_card_does_not_speak_of_one(run, model):
+    assert "adapter" not in (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
+
+
+def spoil_adapter_config(**changes):
+    def spoil(adapter):
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        write_json(adapter / "adapter_config.json", config | changes)
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_adapter_config(base_model_name_or_path="/home/me/model"), "adapter_config.json, line .*/home/me/model"),
+        (spoil_adapter_config(r=3), r"concise-tiny/adapter: does not fit the weights \(size mismatch"),
+        (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "concise-tiny: its folder adapter/ is not"),
+    ],
+)
+def test_an_adapter_that_is_not_fit_to_leave_is_refused(run, model, with_adapter, spoil, message):
+    spoil(with_adapter)
+    with pytest.raises(BadInput, match=message):
+        publish(run, model, "ORG/concise-tiny")
+    assert not (run / "hub").exists()
+
+
 # ---- the example ----
 
 
