@@ -57,6 +57,7 @@ def compress(
     method: Callable[..., Iterable[dict]],
     engine: Reasoner | None = None,
     source: Source | None = None,
+    chunk_problems: int | None = None,
     **given: object,
 ) -> dict:
     """Run a data tool over its traces, from the start or from where it was stopped.
@@ -67,6 +68,7 @@ def compress(
             why traces or problems gave none. In a parameter `noted` it counts what else the report should say.
         engine: for methods that ask a model.
         source: of what the method reads; by default the files `arguments.traces`.
+        chunk_problems: how many problems the method sees at a time; slow methods take fewer.
         given: further parameters of the method.
 
     Returns:
@@ -88,12 +90,13 @@ def compress(
         "weights": None if engine is None else engine.weights,
     }
     output = _Output(Path(arguments.out), identity, len(source))
+    chunk_problems = chunk_problems or CHUNK_PROBLEMS
     if not output.report["finished"]:
         with output:
-            for start in range(output.report["problems_done"], len(source), CHUNK_PROBLEMS):
+            for start in range(output.report["problems_done"], len(source), chunk_problems):
                 counts = {name: Counter() for name in ("rejected", "noted") if name in known}
-                rows = source.read(start, start + CHUNK_PROBLEMS)
-                output.write(method(rows, engine, **counts, **parameters), counts, CHUNK_PROBLEMS)
+                rows = source.read(start, start + chunk_problems)
+                output.write(method(rows, engine, **counts, **parameters), counts, chunk_problems)
             if not output.report["rows"]:
                 output.discard()
                 reasons = _reasons(output.report["rejected"]) or "nothing fits the settings"
