@@ -291,9 +291,7 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     traces = bench.sample("traces", bench.base, bench.scale.problems)
     few = traces.with_name("few.jsonl")
     with open(traces, encoding="utf-8") as lines, open(few, "w", encoding="utf-8") as out:
-        out.writelines(
-            line for line, _ in zip(lines, range(bench.scale.slow_problems * bench.scale.samples), strict=False)
-        )
+        out.writelines(itertools.islice(lines, bench.scale.slow_problems * bench.scale.samples))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     for name in [*names, *[None] * jobs]:
