@@ -191,7 +191,7 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
 
 def token_skip(bench: Bench, traces: Path, few: Path) -> None:
     rows = bench.rows("token_skip", "token_skip", few, model=bench.base, level="chunk", importance="self_information")
-    controls = [f"control?text=<|keep {ratio}|>" for ratio in RATIOS]
+    controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
     model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps, learning_rate=1e-3)
     bench.test("token_skip", model, controls, samples=2)
 
