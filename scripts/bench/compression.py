@@ -190,21 +190,24 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
 
 
 def token_skip(bench: Bench, traces: Path, few: Path) -> None:
-    settings = {"model": bench.base, "level": "chunk", "importance": "self_information"}
-    rows = bench.rows("token_skip", "token_skip", traces, **settings)
+    rows = bench.rows("token_skip", "token_skip", few, model=bench.base, level="chunk", importance="self_information")
     controls = [f"control?text=<|keep {ratio}|>" for ratio in RATIOS]
-    bench.test("token_skip", bench.train("token_skip", rows, max_steps=3 * bench.scale.steps), controls, samples=2)
+    model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps, learning_rate=1e-3)
+    bench.test("token_skip", model, controls, samples=2)
 
 
 def c3ot(seed: int) -> Arm:
     def arm(bench: Bench, traces: Path, few: Path) -> None:
         rows = bench.rows(f"c3ot-{seed}", "c3ot", traces, model=bench.base)
         controls = ["control?text=<|short|>", "control?text=<|long|>"]
-        bench.test(f"c3ot#{seed}", bench.train("c3ot", rows, seed, max_steps=2 * bench.scale.steps), controls)
+        model = bench.train("c3ot", rows, seed, max_steps=2 * bench.scale.steps, learning_rate=1e-3)
+        bench.test(f"c3ot#{seed}", model, controls)
 
     return arm
 
 
+DPO = {"objective": "dpo", "learning_rate": 3e-5, "per_device_train_batch_size": 48}
+SIMPO = {"objective": "simpo", "learning_rate": 3e-5, "per_device_train_batch_size": 48}
 LORA = {"lora_rank": 32, "lora_alpha": 64, "adapter": "keep", "learning_rate": 1e-3}
 
 
@@ -241,6 +244,40 @@ def merge(bench: Bench, traces: Path, few: Path) -> None:
             bench.test(f"merge {kind} {weight}", folder / f"weight_{weight:g}", samples=2)
 
 
+def step_skip(bench: Bench, traces: Path, few: Path) -> None:
+    """Numbers of steps as orders, then twice fewer steps than before, each time from the base."""
+    training = {"max_steps": 2 * bench.scale.steps, "learning_rate": 1e-3}
+    rows = bench.rows("step_skip-0", "step_skip", few, stage="initial", model=bench.base, max_traces=4)
+    model = bench.train("step_skip-0", rows, **training)
+    bench.test("step_skip 0", model, samples=2)
+    for iteration in (1, 2):
+        skip = {"stage": "skip", "model": model, "max_skip": 2 * iteration, "max_traces": 4, "plain": "fewest"}
+        skip |= {"samples_per_question": 2, "max_new_tokens": bench.scale.max_new_tokens}
+        rows = bench.rows(f"step_skip-{iteration}", "step_skip", few, **skip)
+        model = bench.train(f"step_skip-{iteration}", rows, **training)
+        bench.test(f"step_skip {iteration}", model, samples=2)
+
+
+def tale(bench: Bench, traces: Path, few: Path) -> None:
+    """Budgets in the prompt, the search for the least, and training on what it finds."""
+    rows = bench.rows("tale-initial", "tale", few, stage="initial", model=bench.base)
+    searcher = bench.train("tale-initial", rows, max_steps=2 * bench.scale.steps, learning_rate=1e-3)
+    bench.test("tale sft", bench.train("tale_sft", bench.rows("tale-sft", "tale", few, model=searcher)), samples=2)
+    pairs = bench.rows("tale-dpo", "tale", few, model=searcher, objective="dpo")
+    bench.test("tale dpo", bench.train("tale_dpo", pairs, **DPO), samples=2)
+
+
+def spirit(order: str) -> Arm:
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        settings = {"model": bench.base, "order": order, "max_traces": 1, "steps_per_round": 2}
+        for keep_ratio in (0.7, 0.6):
+            name = f"spirit {order} {keep_ratio}"
+            rows = bench.rows(name, "spirit", few, keep_ratio=keep_ratio, **settings)
+            bench.test(name, bench.train(name, rows), samples=2)
+
+    return arm
+
+
 def hull(bench: Bench, traces: Path, few: Path) -> None:
     """What the base does without training."""
     bench.test("base", bench.base)
@@ -249,20 +286,30 @@ def hull(bench: Bench, traces: Path, few: Path) -> None:
     bench.test("base free", bench.base, free, samples=1)
 
 
+def recipe(settings: dict[str, object]) -> dict[str, object]:
+    return {f"train_{key}": value for key, value in settings.items()}
+
+
 SEEDS = range(Scale().seeds)
 ARMS: dict[str, Arm] = {
     "hull": hull,
     "cot_valve": cot_valve,
     "token_skip": token_skip,
-    **{f"c3ot#{seed}": c3ot(seed) for seed in SEEDS},
+    "spirit": spirit("perplexity"),
+    "step_skip": step_skip,
     **{f"shortest_correct#{seed}": fine_tuned("shortest_correct", seed, "shortest_correct") for seed in SEEDS},
     **{f"uncompressed#{seed}": fine_tuned("uncompressed", seed, "shortest_correct", keep="random") for seed in SEEDS},
+    **{f"c3ot#{seed}": c3ot(seed) for seed in SEEDS},
     **{f"first_correct#{seed}": fine_tuned("first_correct", seed, "first_correct") for seed in SEEDS},
-    **{
-        f"truncated {ratio}": fine_tuned(f"truncated {ratio}", 0, "truncated", keep_ratio=ratio)
-        for ratio in (0.7, 0.5)
-    },
+    "tale": tale,
     "merge": merge,
+    "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),
+    "random steps": spirit("random"),
+    "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
+    "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
+    "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
+    "truncated 0.5": fine_tuned("truncated 0.5", 0, "truncated", keep_ratio=0.5),
+    "shortest_correct, 1e-3": fine_tuned("shortest 1e-3", 0, "shortest_correct", train_learning_rate=1e-3),
 }
 
 
