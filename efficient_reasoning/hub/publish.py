@@ -104,8 +104,9 @@ def _check_same_model(run: Path, summary: dict, model: Path) -> None:
     """A card with another checkpoint's numbers is worse than none."""
     measured = summary["config"]["weights"]
     if measured is not None and " at scale " in measured:
+        scale = measured.rpartition(" ")[2]
         raise BadInput(
-            f"{run}: measured an adapter{measured[measured.index(' at scale ') :]}; make a checkpoint of that scale with "
+            f"{run}: measured an adapter at scale {scale}; make a checkpoint of that scale with "
             "`efficient-reasoning train merge`, and evaluate that."
         )
     if measured != weights_fingerprint(str(model)):
