@@ -4,6 +4,9 @@ Averaging, task arithmetic, TIES or DARE (`efficient_reasoning/merging.py` says 
 or at several: 0 is the long model, 1 what the method makes of both. Only one tensor of each model is in memory at a
 time. The same command again skips the checkpoints that are there.
 
+A checkpoint that keeps a LoRA adapter, averaged as `long` with its base model as `short` at weight 1 - s, is what
+`--adapter-scale s` loads: so a scale becomes a checkpoint of its own, for vLLM or the Hub.
+
     efficient-reasoning train merge --config configs/merge/average_overthinker.yaml
 """
 
@@ -115,7 +118,7 @@ def is_there(out: Path, identity: dict) -> bool:
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if earlier == identity:
         print(f"{out} is finished; delete it to merge again.")
-    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
         what = f"a merge that differs in {', '.join(differing)}" if "merge" in earlier else "what no merge has made"
         raise BadInput(f"{out}: holds {what}; choose another output_dir, or delete that folder.")

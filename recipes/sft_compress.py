@@ -16,24 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.training import FinetuningArguments
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import Trainer, TrainingArguments
-
-    from efficient_reasoning.training import Base
-
-CONFIGS = {
-    "sft": "trl:SFTConfig",
-    "dpo": "trl:DPOConfig",
-    "simpo": "efficient_reasoning.training.simpo:SimPOConfig",
-}
+from efficient_reasoning.training.objectives import CONFIGS, build_trainer, needs_reference
 
 
 @dataclass(kw_only=True)
@@ -92,53 +80,13 @@ def main(argv: list[str] | None = None) -> None:
         print(summary(rows, base.tokenizer) + (f", {len(general):,} general rows" if general else ""))
     if general:
         rows = mix(rows, general, {"adapter_scale": 1.0} if scaled else {})
-    # Some templates strip the thinking of finished turns; those train with TRL's version and keep their own.
-    own_template, base.tokenizer.chat_template = base.tokenizer.chat_template, base.training_template()
-    with_reference = arguments.objective == "dpo" and lora is None and not config.precompute_ref_log_probs
+    template = base.training_template()
     if arguments.dry_run:
-        training.dry_run(base, rows, config, config.max_length, True, lora=lora, with_reference=with_reference)
+        reference = needs_reference(arguments.objective, config, lora)
+        training.dry_run(base, rows, config, config.max_length, True, lora=lora, with_reference=reference)
         return
-    trainer = build_trainer(arguments.objective, base, rows, config, lora, new_tokens, with_reference)
-    base.tokenizer.chat_template = own_template
-    if not len(trainer.train_dataset):
-        raise BadInput(f"max_length is {config.max_length}, and every prompt is as long; raise it.")
+    trainer = build_trainer(arguments.objective, base, rows, config, template, lora, new_tokens)
     training.finish(trainer, metadata, problems)
-
-
-def build_trainer(
-    objective: str,
-    base: Base,
-    rows: Dataset,
-    config: TrainingArguments,
-    lora: LoraConfig | None,
-    new_tokens: dict[int, list[int]],
-    with_reference: bool,
-) -> Trainer:
-    """TRL's trainer of an objective, with the model and, where DPO needs a copy of it, the reference."""
-    from trl import DPOTrainer, SFTTrainer
-
-    from efficient_reasoning.prompts import template_kwargs
-    from efficient_reasoning.training.adapters import ScaledSFTTrainer
-    from efficient_reasoning.training.controls import embed_controls
-    from efficient_reasoning.training.packing import check_packing
-    from efficient_reasoning.training.simpo import SimPOTrainer
-
-    names = ("prompt", "completion", "chosen", "rejected", "adapter_scale")
-    rows = rows.select_columns([name for name in names if name in rows.column_names])
-    switch = template_kwargs(base.tokenizer)
-    if switch:  # it has to say in training what it says in inference
-        rows = rows.add_column("chat_template_kwargs", [switch] * len(rows))
-    model, *reference = (base.load_model(config) for _ in range(1 + with_reference))
-    for copy in (model, *reference):
-        embed_controls(copy, base.tokenizer, new_tokens)
-    config.model_init_kwargs = None  # they are spent
-    common = {"args": config, "train_dataset": rows, "processing_class": base.tokenizer, "peft_config": lora}
-    if objective == "dpo":
-        return DPOTrainer(model, *reference, **common)
-    if objective == "simpo":
-        return SimPOTrainer(model, **common)
-    check_packing(model, config)
-    return (ScaledSFTTrainer if "adapter_scale" in rows.column_names else SFTTrainer)(model, **common)
 
 
 if __name__ == "__main__":

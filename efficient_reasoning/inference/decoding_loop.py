@@ -289,7 +289,7 @@ class Loop:
             rows.stops[index] = send(torch.tensor(stops), device)
         if self.does.biased_ids:
             bias = [[request.logit_bias.get(token, 0.0) for token in self.does.biased_ids] for request in requests]
-            rows.bias[index] = send(torch.tensor(bias), device)
+            rows.bias[index] = send(torch.tensor(bias, dtype=torch.float32), device)
         rows.sampling.set(index, requests)
         rows.counts[index] = 0
         if rows.closes is not None:

@@ -8,8 +8,8 @@
 
 1. `run` is the tail: seed, resume, train, save, card. `published` is what of a run may leave the machine.
 2. `base` is the checkpoint that a recipe starts from, `rows` what it trains on, `costs` what a dry run prints.
-3. `controls` makes texts that steer the length into tokens, `adapters` trains LoRA and merges it, `packing` asks
-   whether a model keeps packed rows apart, `simpo` is an objective that TRL has under another name.
+3. `objectives` builds TRL's trainers. `controls` makes texts that steer the length into tokens, `adapters` trains LoRA
+   and merges it, `packing` asks whether a model keeps packed rows apart, `simpo` is TRL's under its own name.
 """
 
 from __future__ import annotations

@@ -96,26 +96,26 @@ def mix(rows: Dataset, general: Dataset, defaults: Mapping[str, object]) -> Data
     placed = []
     for side in (rows, general):
         for number, row in enumerate(side):
-            further = {name: row.get(name, default) for name, default in defaults.items()}
-            placed.append(
-                ((number + 0.5) / len(side), {name: row[name] for name in ("prompt", "completion")} | further)
-            )
+            kept = {"prompt": row["prompt"], "completion": row["completion"]}
+            kept |= {name: row.get(name, default) for name, default in defaults.items()}
+            placed.append(((number + 0.5) / len(side), kept))
     return Dataset.from_list([row for _, row in sorted(placed, key=lambda pair: pair[0])])
 
 
 def response_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[float]]:
     """Lengths of the responses: a list of completions, or one of the chosen and one of the rejected; else none.
 
-    Known lengths (`total_tokens`, `reference_tokens`) are believed; others are counted, without a message's template.
+    Known ones (`total_tokens` or `reference_tokens`, of a pair those of the chosen) are believed. Others are counted,
+    without end tokens and without what a template writes around a message.
     """
     columns = rows.column_names
-    if "rejected" not in columns:
-        known = next((name for name in ("total_tokens", "reference_tokens") if name in columns), None)
-        if known is not None and None not in rows[known]:
-            return [rows[known]]
-    sides = [rows[name] for name in ("completion", "chosen", "rejected") if name in columns]
-    texts = [[text if isinstance(text, str) else text[0]["content"] for text in side] for side in sides]
-    return [[len(ids) for ids in tokenizer(side)["input_ids"]] for side in texts]
+    known = [rows[name] for name in ("total_tokens", "reference_tokens") if name in columns and None not in rows[name]]
+    lengths = known[:1]
+    for name in [name for name in ("completion", "chosen", "rejected") if name in columns][len(lengths) :]:
+        texts = [text if isinstance(text, str) else text[0]["content"] for text in rows[name]]
+        end = tokenizer.eos_token_id
+        lengths.append([sum(token != end for token in ids) for ids in tokenizer(texts)["input_ids"]])
+    return lengths
 
 
 def summary(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -131,7 +131,7 @@ def summary(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def distinct(rows: Dataset, column: str) -> list[str]:
     """The values of a column that are there and not empty, sorted; none where there is no such column."""
-    return sorted({value for value in rows[column] if value}) if column in rows.column_names else []
+    return sorted({str(value) for value in rows[column] if value}) if column in rows.column_names else []
 
 
 def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
