@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 
+from data_tools import sample
 from data_tools.import_traces import CHUNK_RESPONSES, import_traces, main
 from data_tools.shortest_correct import shortest_correct
 from efficient_reasoning import answers
@@ -97,6 +98,19 @@ def test_a_trace_has_all_that_a_sampled_one_has(thinking, run):
     assert (wrong["id"], wrong["seed"], wrong["correct"]) == ("5", 1, False)
     assert wrong["first_correct_tokens"] == len(thinking.tokenizer.encode("<think>3+4=8.\nNo, 7.</think>"))
     assert [one["completion"] for one in shortest_correct([right, wrong])] == [right["completion"]]
+
+
+def test_what_a_model_sampled_comes_back_as_it_was(tmp_path, run):
+    out = tmp_path / "sampled.jsonl"
+    sample.main(["--config", "data/sample_overthinker", "--num_problems", "6", "--out", str(out)])
+    sampled = list(read_jsonl(out))
+    kept = ("id", "question", "answer", "task", "difficulty", "metadata", "completion")
+    imported = run([{key: trace[key] for key in kept} for trace in sampled])
+    unknown = ("spend", "seed", "strategy", "model", "temperature")
+    for trace in (*sampled, *imported):
+        for key in unknown:
+            trace.pop(key, None)
+    assert imported == sampled
 
 
 @pytest.mark.parametrize(
