@@ -53,7 +53,9 @@ def test_the_same_command_again_keeps_what_is_there(here, monkeypatch):
     assert (here / "traces.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths", "import_traces", "c3ot", "cot_valve", "tale"])
+@pytest.mark.parametrize(
+    "tool", ["sample", "shortest_correct", "reference_lengths", "import_traces", "c3ot", "cot_valve", "tale"]
+)
 def test_help_is_light(tool):
     code = (
         f"import runpy, sys; sys.argv = ['{tool}.py', '--help']\n"
