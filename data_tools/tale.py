@@ -5,9 +5,10 @@
 2. TALE-PT trains on what was found behind the plain question: `objective: sft`, or `dpo` with the trace that the
    search began from as the rejected response. Of a problem's correct traces, that one is drawn by lot.
 3. The search needs a model that minds such a sentence, as chat models do. One that never met it answers at random:
-   the overthinker then solves none of 60 problems. It can learn the sentence first: `stage: initial` writes every
-   correct trace behind a question that asks for less than one token more than it has. A model trained on them does
-   the search; what is trained on its rows may start from the base again.
+   the overthinker then solves none of 60 problems. For such a model `stage: initial` writes every correct trace behind
+   a question that asks for less than one token more than it has; trained on them, it does the search, and what is
+   trained on its rows may start from the base again. A model learns the form of the sentence long before its number.
+   Until then the search finds what sampling happens to give, so look at the lengths under several budgets first.
 
     efficient-reasoning data tale --config configs/data/tale_overthinker.yaml
 """

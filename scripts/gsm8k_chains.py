@@ -14,7 +14,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from efficient_reasoning.checkpoint import load_tokenizer, thinking_format
+from efficient_reasoning.compression.tokenizer import load_thinking
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.files import read_numbered_jsonl, write_jsonl
 from efficient_reasoning.overthinking import Reader
@@ -34,8 +34,7 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", required=True, help=help_text)
     arguments = parser.parse_args()
-    thinking = thinking_format(arguments.model, load_tokenizer(arguments.model))
-    count = write_jsonl(arguments.out, traces(arguments.source, thinking))
+    count = write_jsonl(arguments.out, traces(arguments.source, load_thinking(arguments.model)))
     print(f"{arguments.out}: {count:,} traces.")
 
 
@@ -44,7 +43,7 @@ def traces(source: str, thinking: ThinkingFormat) -> Iterator[dict]:
     tokenizer, reader = thinking.tokenizer, Reader(thinking)
     made_with = {"model": "gsm8k", "tokenizer_hash": tokenizer_hash(tokenizer), "seed": 0}
     for number, row in read_numbered_jsonl(source):
-        solution, marked, answer = str(row.get("answer")).partition("\n####")
+        solution, marked, answer = str(row.get("answer", "")).partition("\n####")
         if not marked or not isinstance(row.get("question"), str):
             raise BadInput(f"{source}, line {number}: no question with an answer behind ####; give a file of GSM8K.")
         answer = answer.strip().replace(",", "")
