@@ -86,7 +86,7 @@ def first_correct(
                 continue
             kept = stops[:1] if keep == "fcs" else stops
             ids = thinking.split(trace["completion_ids"][: kept[-1]], trace["prompt_ids"]).thinking_ids
-            chain = thinking.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            chain = thinking.tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip()
             cut.append(training_row(trace, thinking, chain, method=_METHODS[keep], solutions=len(kept)))
         if not cut:
             [(reason, _)] = reasons.most_common(1)

@@ -33,11 +33,10 @@ from efficient_reasoning.compression import (
     CompressionArguments,
     by_problem,
     compress,
-    refusal,
     split_steps,
     training_row,
 )
-from efficient_reasoning.compression.chains import Unit
+from efficient_reasoning.compression.chains import Unit, first_usable
 from efficient_reasoning.compression.steps import count_calculating
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
@@ -123,16 +122,11 @@ def step_skip(
     problems: list[list[tuple[int, Mapping]]] = []  # of each problem: steps and trace
     # A trained model has tokens that the traces' has not, and the others where they were.
     for traces in by_problem(same_tokenizer(rows, thinking) if engine is None else rows):
-        reasons = [refusal(trace, thinking) for trace in traces]
-        counted = [
-            (steps, trace)
-            for trace, reason in zip(traces, reasons, strict=True)
-            if reason is None and (steps := _count(trace["thinking"], unit))
-        ]
-        rejected.update(filter(None, reasons))
-        rejected["without an equation"] += reasons.count(None) - len(counted)
+        usable = first_usable(traces, thinking, rejected, max_traces=max_traces)
+        counted = [(steps, trace) for trace in usable if (steps := _count(trace["thinking"], unit))]
+        rejected["without an equation"] += len(usable) - len(counted)
         if counted:
-            problems.append(counted[:max_traces])
+            problems.append(counted)
     asked = []
     if engine is not None:
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
