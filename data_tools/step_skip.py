@@ -116,7 +116,7 @@ def step_skip(
         `skipped_steps`; `control` is None where there is none.
 
     Raises:
-        BadInput: a problem that cannot be asked or verified, or an engine that was not trained on rows of this tool.
+        BadInput: a problem that cannot be asked or verified, or a trace of another tokenizer (without an engine).
     """
     rejected = Counter() if rejected is None else rejected
     problems: list[list[tuple[int, Mapping]]] = []  # of each problem: steps and trace
@@ -163,12 +163,13 @@ def _questions(
 ) -> list[tuple[int, Mapping]]:
     """Steps to ask for, and the trace with the fewest steps so far; a problem has as many as the model knows."""
     known = engine.tokenizer.get_added_vocab()
-    prefix = _CONTROL.partition("{")[0]
-    if not any(token.startswith(prefix) for token in known):
-        raise BadInput(f"{engine.name} knows no {_CONTROL.format(7)!r}; first train it on rows of stage initial.")
     questions = []
     for counted in problems:
         fewest, trace = _fewest(counted)
+        if not trace.get("question"):
+            raise BadInput(
+                f"Trace of problem {trace['id']!r}: no question in it; `data sample` writes traces with one."
+            )
         for steps in range(fewest - 1, max(0, fewest - 1 - max_skip), -1):
             if _CONTROL.format(steps) in known:
                 questions.append((steps, trace))
@@ -224,6 +225,8 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.inference import load_reasoner
 
     reasoner = load_reasoner(arguments.model, arguments.backend)
+    if not any(token.startswith(_CONTROL.partition("{")[0]) for token in reasoner.tokenizer.get_added_vocab()):
+        raise BadInput(f"{reasoner.name} knows no {_CONTROL.format(7)!r}; first train it on rows of stage initial.")
     compress(arguments, step_skip, reasoner, thinking=reasoner.thinking)
 
 

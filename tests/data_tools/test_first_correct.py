@@ -108,6 +108,13 @@ def test_pairs_prefer_the_cut_to_the_longest(thinking, traces):
     assert rejected == {"wrong": 1, "no solution in the thinking": 1, "no longer trace": 1}
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_order_of_the_file_changes_nothing(thinking, pairs):
+    traces = [trace(thinking, "a", f"{TWICE} {word}", seed) for seed, word in enumerate(("Yes.", "Good.", "Fine."))]
+    rows = [list(first_correct(order, thinking=thinking, pairs=pairs)) for order in (traces, traces[::-1])]
+    assert rows[0] == rows[1] != []
+
+
 def test_long_traces_are_left_alone(thinking, traces):
     rejected = Counter()
     longest = traces[0]["total_tokens"]

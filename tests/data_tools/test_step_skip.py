@@ -126,4 +126,11 @@ def test_the_program_leads_to_the_first_model_and_refuses_one_that_was_not_train
         main(["--config", "data/step_skip_overthinker", "--model", "overthinker", "--backend", "mock"])
     with pytest.raises(BadInput, match="max_skip is 0; give at least 1"):
         main(["--config", "data/step_skip_overthinker", "--max_skip", "0"])
-    assert not list((tmp_path / "runs/quickstart").glob("step_skip_1.jsonl"))
+    assert not list((tmp_path / "runs/quickstart").glob("step_skip_1.jsonl*"))
+
+
+def test_a_trace_without_its_question_cannot_be_asked(reasoner):
+    row = trace(reasoner, "a", FULL)
+    del row["question"]
+    with pytest.raises(BadInput, match="problem 'a': no question in it"):
+        list(step_skip([row], reasoner, thinking=reasoner.thinking))
