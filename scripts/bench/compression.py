@@ -400,7 +400,7 @@ def table(out: Path) -> str:
             for point, values in arrays.items():
                 points.setdefault((_SEED.sub("", path.stem), point), []).append(values)
     [base] = points["base", "budget-forcing@None"]
-    free = [values for (arm, _), [values] in points.items() if arm.split()[0] == "base"]
+    free = [seeds[0] for (arm, _), seeds in points.items() if arm.split()[0] == "base"]
     front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
     floor, tokens = base[..., 3].mean(), base[..., 1].mean()
     lines = [
