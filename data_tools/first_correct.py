@@ -79,6 +79,7 @@ def first_correct(
     for traces in by_problem(same_tokenizer(rows, thinking)):
         reasons: Counter[str] = Counter()
         cut: list[dict] = []
+        traces = sorted(traces, key=lambda trace: (trace["total_tokens"], trace["seed"]))  # not as the file has them
         for trace in traces:
             stops = [] if (reason := refusal(trace, thinking, max_tokens)) else solution_stops(trace, reader, complete)
             if not stops:
@@ -86,7 +87,7 @@ def first_correct(
                 continue
             kept = stops[:1] if keep == "fcs" else stops
             ids = thinking.split(trace["completion_ids"][: kept[-1]], trace["prompt_ids"]).thinking_ids
-            chain = thinking.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            chain = thinking.tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip()
             cut.append(training_row(trace, thinking, chain, method=_METHODS[keep], solutions=len(kept)))
         if not cut:
             [(reason, _)] = reasons.most_common(1)
@@ -94,9 +95,7 @@ def first_correct(
             continue
         row = min(cut, key=lambda row: row["total_tokens"])
         if pairs:
-            longest = max(
-                (trace for trace in traces if not trace["truncated"]), key=lambda trace: trace["total_tokens"]
-            )
+            longest = [trace for trace in traces if not trace["truncated"]][-1]
             if longest["total_tokens"] <= row["total_tokens"]:
                 rejected["no longer trace"] += 1
                 continue

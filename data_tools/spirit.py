@@ -6,7 +6,7 @@
 2. The perplexity is that of the paper: of the whole response that is left, chain and answer, after the question, to
    the model that `model` names. All candidates of many traces are scored in common batches.
 3. The paper also merges steps, by a second model that rewrites them; here they are only dropped.
-4. `order: random` drops steps by lot down to `keep_ratio`: the control of equal length.
+4. `order: random` drops steps by lot, of each trace as many tokens as by this rule: the control of equal length.
 
     efficient-reasoning data spirit --config configs/data/spirit_overthinker.yaml
 """
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
-from efficient_reasoning.compression import CompressionArguments, by_problem, compress, refusal, training_row
-from efficient_reasoning.compression.chains import Unit
+from efficient_reasoning.compression import CompressionArguments, by_problem, compress, training_row
+from efficient_reasoning.compression.chains import Unit, first_usable
 from efficient_reasoning.compression.steps import Step, steps_of, without
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
@@ -46,7 +46,7 @@ class SpiritArguments(CompressionArguments):
         default="perplexity", metadata={"help": "Least important step first, or by lot (the control)."}
     )
     max_perplexity_ratio: float | None = field(
-        default=1.1, metadata={"help": "Most perplexity / that of the whole response; not for random."}
+        default=None, metadata={"help": "Most perplexity / that of the whole response; null for any."}
     )
     keep_ratio: float | None = field(
         default=None, metadata={"help": "Total tokens to come down to, as a share of the trace's; null for any."}
@@ -67,8 +67,8 @@ class SpiritArguments(CompressionArguments):
             raise BadInput(f"keep_ratio is {self.keep_ratio}; it must lie in (0, 1].")
         if self.max_perplexity_ratio is not None and self.max_perplexity_ratio <= 0:
             raise BadInput(f"max_perplexity_ratio is {self.max_perplexity_ratio}; give a positive number.")
-        if self.keep_ratio is None and (self.order == "random" or self.max_perplexity_ratio is None):
-            raise BadInput("Nothing says when to stop dropping steps; give keep_ratio.")
+        if self.keep_ratio is None and self.max_perplexity_ratio is None:
+            raise BadInput("Nothing says when to stop dropping steps; give max_perplexity_ratio or keep_ratio.")
         for name in ("steps_per_round", "max_traces"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise BadInput(f"{name} is {value}; give at least 1.")
@@ -86,13 +86,15 @@ class _Chain:
     total_tokens: int
     first_perplexity: float | None = None
 
-    def ids(self, start: int, stop: int | None = None) -> list[int]:
-        return list(chain.from_iterable(step.ids for step in self.steps[start:stop]))
+    @property
+    def ids(self) -> list[int]:
+        """Of the steps."""
+        return list(chain.from_iterable(step.ids for step in self.steps))
 
     def drop(self, place: int, reader: Reader) -> None:
-        before = len(self.ids(0))
+        before = len(self.ids)
         self.steps = without(self.steps, place, reader)
-        self.total_tokens -= before - len(self.ids(0))
+        self.total_tokens -= before - len(self.ids)
 
     def droppable(self, keep_ratio: float | None) -> list[int]:
         """The steps without which a step is left, and the length comes nearer to what is asked for."""
@@ -111,7 +113,7 @@ def spirit(
     thinking: ThinkingFormat,
     rejected: Counter[str] | None = None,
     order: Literal["perplexity", "random"] = "perplexity",
-    max_perplexity_ratio: float | None = 1.1,
+    max_perplexity_ratio: float | None = None,
     keep_ratio: float | None = None,
     unit: Unit | None = None,
     steps_per_round: int = 1,
@@ -123,11 +125,11 @@ def spirit(
 
     Args:
         rows: traces, those of a problem together; all of them are scored together, and stay in memory.
-        engine: the model that scores; none for order "random".
+        engine: the model that scores; needed unless steps are dropped by lot down to `keep_ratio` alone.
         thinking: the delimiters of the traces' tokenizer.
         rejected: counts traces that give no row.
         order: "perplexity", or "random" for the control.
-        max_perplexity_ratio: perplexity of what may be left / perplexity of the whole response ("perplexity" only).
+        max_perplexity_ratio: perplexity of what may be left / perplexity of the whole response.
         keep_ratio: total tokens of what is left / total tokens of the trace, come as near as whole steps allow.
         unit: of steps, as for `split_steps`.
         steps_per_round: how many are dropped on one scoring.
@@ -145,15 +147,10 @@ def spirit(
     reader = Reader(thinking)
     chains: list[_Chain] = []
     for traces in by_problem(same_tokenizer(rows, thinking)):
-        reasons = [refusal(trace, thinking, max_tokens) for trace in traces]
-        rejected.update(filter(None, reasons))
-        usable = [trace for trace, reason in zip(traces, reasons, strict=True) if reason is None]
-        chains += [_chain(trace, reader, unit) for trace in usable[:max_traces]]
-    active = chains
-    if order == "random":
-        for each in chains:
-            _drop_by_lot(each, reader, keep_ratio, random.Random(f"{seed}/{each.trace['id']}/{each.trace['seed']}"))
-    else:
+        usable = first_usable(traces, thinking, rejected, max_tokens, max_traces)
+        chains += [_chain(trace, reader, unit) for trace in usable]
+    if order == "perplexity" or max_perplexity_ratio is not None:
+        active = chains
         while active := [each for each in active if len(each.steps) > 1]:
             perplexities = list(_perplexities(engine, active, reader))
             active = [
@@ -161,8 +158,10 @@ def spirit(
                 for each, (whole, candidates) in zip(active, perplexities, strict=True)
                 if _drop_least(each, whole, candidates, reader, max_perplexity_ratio, keep_ratio, steps_per_round)
             ]
+    if order == "random":
+        chains = [_dropped_by_lot(each, reader, unit, max_perplexity_ratio, keep_ratio, seed) for each in chains]
     for each in chains:
-        text = thinking.tokenizer.decode(each.ids(0), clean_up_tokenization_spaces=False).strip()
+        text = thinking.tokenizer.decode(each.ids, clean_up_tokenization_spaces=False).strip()
         counts = {"steps": len(each.steps), "source_steps": each.source_steps}
         method = "spirit" if order == "perplexity" else "random_steps"
         yield training_row(each.trace, thinking, text, method=method, **counts)
@@ -182,9 +181,22 @@ def _chain(trace: Mapping, reader: Reader, unit: Unit | None) -> _Chain:
     )
 
 
-def _drop_by_lot(each: _Chain, reader: Reader, keep_ratio: float, lot: random.Random) -> None:
+def _dropped_by_lot(
+    each: _Chain,
+    reader: Reader,
+    unit: Unit | None,
+    max_perplexity_ratio: float | None,
+    keep_ratio: float | None,
+    seed: int,
+) -> _Chain:
+    """The whole chain again, and by lot made as short as it has become, or else as `keep_ratio` says."""
+    if max_perplexity_ratio is not None:
+        keep_ratio = each.total_tokens / each.trace["total_tokens"]
+    lot = random.Random(f"{seed}/{each.trace['id']}/{each.trace['seed']}")
+    each = _chain(each.trace, reader, unit)
     while places := each.droppable(keep_ratio):
         each.drop(lot.choice(places), reader)
+    return each
 
 
 def _drop_least(
@@ -219,7 +231,7 @@ def _perplexities(engine: Reasoner, chains: Sequence[_Chain], reader: Reader) ->
 
     def pairs() -> Iterator[tuple[list[int], list[int]]]:
         for each in chains:
-            yield each.head, [*each.ids(0), *each.tail]
+            yield each.head, [*each.ids, *each.tail]
             for place in range(len(each.steps)):
                 left = [*chain.from_iterable(step.ids for step in without(each.steps, place, reader)), *each.tail]
                 same_tokens = sum(len(step.ids) for step in each.steps[:place])  # are as likely as they were
@@ -254,7 +266,7 @@ def _scored(engine: Reasoner, pairs: Iterable[tuple[list[int], list[int]]]) -> I
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(SpiritArguments, argv=argv, doc=__doc__)
 
-    if arguments.order == "random":
+    if arguments.order == "random" and arguments.max_perplexity_ratio is None:
         compress(arguments, spirit, thinking=load_thinking(arguments.model))
         return
     from efficient_reasoning.inference import load_reasoner

@@ -33,11 +33,10 @@ from efficient_reasoning.compression import (
     CompressionArguments,
     by_problem,
     compress,
-    refusal,
     split_steps,
     training_row,
 )
-from efficient_reasoning.compression.chains import Unit
+from efficient_reasoning.compression.chains import Unit, first_usable
 from efficient_reasoning.compression.steps import count_calculating
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
@@ -117,22 +116,17 @@ def step_skip(
         `skipped_steps`; `control` is None where there is none.
 
     Raises:
-        BadInput: a problem that cannot be asked or verified, or an engine that was not trained on rows of this tool.
+        BadInput: a problem that cannot be asked or verified, or a trace of another tokenizer (without an engine).
     """
     rejected = Counter() if rejected is None else rejected
     problems: list[list[tuple[int, Mapping]]] = []  # of each problem: steps and trace
     # A trained model has tokens that the traces' has not, and the others where they were.
     for traces in by_problem(same_tokenizer(rows, thinking) if engine is None else rows):
-        reasons = [refusal(trace, thinking) for trace in traces]
-        counted = [
-            (steps, trace)
-            for trace, reason in zip(traces, reasons, strict=True)
-            if reason is None and (steps := _count(trace["thinking"], unit))
-        ]
-        rejected.update(filter(None, reasons))
-        rejected["without an equation"] += reasons.count(None) - len(counted)
+        usable = first_usable(traces, thinking, rejected, max_traces=max_traces)
+        counted = [(steps, trace) for trace in usable if (steps := _count(trace["thinking"], unit))]
+        rejected["without an equation"] += len(usable) - len(counted)
         if counted:
-            problems.append(counted[:max_traces])
+            problems.append(counted)
     asked = []
     if engine is not None:
         sampling = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "max_new_tokens": max_new_tokens}
@@ -169,12 +163,13 @@ def _questions(
 ) -> list[tuple[int, Mapping]]:
     """Steps to ask for, and the trace with the fewest steps so far; a problem has as many as the model knows."""
     known = engine.tokenizer.get_added_vocab()
-    prefix = _CONTROL.partition("{")[0]
-    if not any(token.startswith(prefix) for token in known):
-        raise BadInput(f"{engine.name} knows no {_CONTROL.format(7)!r}; first train it on rows of stage initial.")
     questions = []
     for counted in problems:
         fewest, trace = _fewest(counted)
+        if not trace.get("question"):
+            raise BadInput(
+                f"Trace of problem {trace['id']!r}: no question in it; `data sample` writes traces with one."
+            )
         for steps in range(fewest - 1, max(0, fewest - 1 - max_skip), -1):
             if _CONTROL.format(steps) in known:
                 questions.append((steps, trace))
@@ -230,6 +225,8 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.inference import load_reasoner
 
     reasoner = load_reasoner(arguments.model, arguments.backend)
+    if not any(token.startswith(_CONTROL.partition("{")[0]) for token in reasoner.tokenizer.get_added_vocab()):
+        raise BadInput(f"{reasoner.name} knows no {_CONTROL.format(7)!r}; first train it on rows of stage initial.")
     compress(arguments, step_skip, reasoner, thinking=reasoner.thinking)
 
 

@@ -122,9 +122,13 @@ def token_skip(
     while batch := list(itertools.islice(fit, _RATED_TOGETHER)):
         for row, ratings in zip(batch, engine.rate([row["thinking"] for row in batch]), strict=True):
             chain = _Chain(row, thinking, ratings, level)
-            drawn = random.Random(f"{seed}/{row['id']}/{row['seed']}").sample(list(ratios), len(ratios))
-            found = (chain.row(ratio, tolerance) for ratio in (ratios if all_ratios else drawn))
-            made = [one for one in found if one is not None] if all_ratios else [one for one in found if one][:1]
+            if all_ratios:
+                wanted = ratios
+            else:
+                lot = random.Random(f"{seed}/{row['id']}/{row['seed']}")
+                wanted = lot.sample(list(ratios), len(ratios))
+            found = (one for ratio in wanted if (one := chain.row(ratio, tolerance)))
+            made = list(found) if all_ratios else list(itertools.islice(found, 1))
             rejected["cannot reach the ratio"] += (len(ratios) if all_ratios else 1) - len(made)
             yield from made
 
@@ -157,12 +161,14 @@ class _Chain:
         self.whole = self._row([True] * len(self.words), 1.0)
 
     def row(self, ratio: float, tolerance: float) -> dict | None:
-        """The training row of a ratio, or None where the chain comes no nearer to it than the tolerance."""
+        """The training row of a ratio; None where the chain comes no nearer than the tolerance, or nothing is left."""
         target = ratio * self.trace["total_tokens"]
         near = _NEAR * self.trace["total_tokens"]
         kept = self._without_steps(self.whole["total_tokens"] - target, near)
         row = self._without_words(kept, ratio, target, near)
-        return row if abs(row["keep_ratio"] - ratio) <= tolerance + 1e-9 and row["total_tokens"] else None
+        if abs(row["keep_ratio"] - ratio) > tolerance + 1e-9:
+            return None
+        return row if row["total_tokens"] > self._row([False] * len(self.words), ratio)["total_tokens"] else None
 
     def _without_steps(self, surplus: float, near: float) -> list[bool]:
         """Which words stay when the least important steps are left out, as long as they fit into the surplus."""
@@ -195,14 +201,7 @@ class _Chain:
 
     def _without_words(self, kept: Sequence[bool], ratio: float, target: float, near: float) -> dict:
         """The row without as many of the least important words as it takes."""
-        # A remark goes as a whole: of "The same." no "The" is left.
-        remarks = [sentence for sentence in self.sentences if is_remark([self.words[i] for i in sentence])]
-        alone = set(range(len(self.words))).difference(*remarks)
-        groups = [*remarks, *([i] for i in sorted(alone))]
-        order = sorted(
-            (group for group in groups if all(kept[i] and not self.words[i].fixed for i in group)),
-            key=lambda group: mean(self.values[i] for i in group),
-        )
+        order = [group for group in self._groups if all(kept[i] for i in group)]
 
         @functools.cache
         def row(count: int) -> dict:
@@ -211,8 +210,32 @@ class _Chain:
 
         if abs(row(0)["total_tokens"] - target) <= near:
             return row(0)
-        count = bisect_left(range(len(order)), True, key=lambda count: row(count)["total_tokens"] <= target)
+
+        def fits(count: int) -> bool:
+            return row(count)["total_tokens"] <= target
+
+        # The words' own tokens say about how many have to go; from there, ever larger strides enclose the place.
+        spared = list(itertools.accumulate((sum(self.tokens[i] for i in group) for group in order), initial=0))
+        low = high = min(bisect_left(spared, row(0)["total_tokens"] - target), len(order))
+        stride = 1
+        while high < len(order) and not fits(high):
+            low, high, stride = high + 1, min(high + stride, len(order)), 2 * stride
+        while low and fits(low - 1):
+            low, high, stride = max(low - stride, 0), low - 1, 2 * stride
+        count = low + bisect_left(range(low, high), True, key=fits)
         return min(row(max(count - 1, 0)), row(count), key=lambda made: abs(made["total_tokens"] - target))
+
+    @functools.cached_property
+    def _groups(self) -> list[list[int]]:
+        """The words that may be left out, the least important first; a remark goes as a whole.
+
+        Of "The same." no "The" is left.
+        """
+        remarks = [list(part) for part in self.sentences if is_remark([self.words[i] for i in part])]
+        alone = set(range(len(self.words))).difference(*remarks)
+        groups = [*remarks, *([i] for i in sorted(alone))]
+        spare = [group for group in groups if not any(self.words[i].fixed for i in group)]
+        return sorted(spare, key=lambda group: sum(self.values[i] for i in group) / len(group))
 
     def _row(self, kept: Sequence[bool], ratio: float) -> dict:
         return training_row(

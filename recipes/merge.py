@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning import merging
     from efficient_reasoning.checkpoint import weights_fingerprint
     from efficient_reasoning.files import atomic_folder, write_json
+    from efficient_reasoning.training.published import write_recipe
 
     roles = [role for role in ("long", "short", "base") if getattr(arguments, role) is not None]
     parents = {role: merging.load_parent(getattr(arguments, role)) for role in roles}
@@ -123,22 +124,6 @@ def is_there(out: Path, identity: dict) -> bool:
         what = f"a merge that differs in {', '.join(differing)}" if "merge" in earlier else "what no merge has made"
         raise BadInput(f"{out}: holds {what}; choose another output_dir, or delete that folder.")
     return earlier == identity
-
-
-def write_recipe(path: Path, arguments: MergeArguments) -> None:
-    """Write a config that merges the same again, and may be published: what is no default, and no folder of ours."""
-    import yaml
-
-    from efficient_reasoning.files import atomic_file
-
-    settings = {}
-    for entry in dataclasses.fields(arguments):
-        value = getattr(arguments, entry.name)
-        if entry.name != "output_dir" and value != entry.default:
-            settings[entry.name] = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-    with atomic_file(path) as stream:
-        stream.write(f"# efficient-reasoning train merge --config {path.name} --output_dir FOLDER\n")
-        yaml.safe_dump(settings, stream, sort_keys=False)
 
 
 if __name__ == "__main__":

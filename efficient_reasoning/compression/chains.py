@@ -73,6 +73,25 @@ def usable_traces(
     return sorted(usable, key=lambda trace: (trace["total_tokens"], trace["seed"], trace["thinking"]))
 
 
+def first_usable(
+    traces: Iterable[Mapping],
+    thinking: ThinkingFormat,
+    rejected: Counter[str],
+    max_tokens: int | None = None,
+    max_traces: int | None = None,
+) -> list[Mapping]:
+    """Up to `max_traces` traces that can be compressed, as they stand; counts why those before them cannot."""
+    usable: list[Mapping] = []
+    for trace in traces:
+        if len(usable) == max_traces:
+            break
+        if reason := refusal(trace, thinking, max_tokens):
+            rejected[reason] += 1
+        else:
+            usable.append(trace)
+    return usable
+
+
 def split_steps(text: str, unit: Unit | None = None) -> list[str]:
     """Cut a chain into steps, which joined are the chain again.
 

@@ -91,12 +91,13 @@ def read_recording(
         [problem] = from_rows([(place, columns)], mapping | {"task": AGREES}, "")
     has_own = isinstance(columns.get("metadata"), Mapping) or problem["task"] == "unit_tests"
     problem["metadata"] = dict(problem["metadata"]) if has_own else {}
-    if "earlier_turns" in columns:
-        problem["metadata"]["earlier_turns"] = columns["earlier_turns"]
+    earlier_turns = columns.get("earlier_turns")
+    if earlier_turns:
+        problem["metadata"]["earlier_turns"] = earlier_turns
     if problem["id"] == _UNNAMED:
         del problem["id"]
-    asked = [*columns.get("earlier_turns", ()), " ".join(problem["question"].split())]
-    recording = Recording(problem, said, json.dumps(asked, default=str), is_labelled)
+    key = json.dumps([earlier_turns or None, " ".join(problem["question"].split())], default=str)
+    recording = Recording(problem, said, key, is_labelled)
     if not _is_text(recording):
         raise Unusable(
             "with broken characters", f"{place}: half of a surrogate pair in it; write the character again."
@@ -109,8 +110,8 @@ def _is_text(recording: Recording) -> bool:
     try:
         json.dumps(recording.problem, ensure_ascii=False, default=str).encode()
         for one in recording.said:
-            one.text.encode()
-            (one.reasoning or "").encode()
+            for text in (one.text, one.reasoning, one.model):
+                (text or "").encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -17,18 +17,20 @@ from efficient_reasoning.compression.chains import Unit, split_steps
 
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
-_COMMAND = r"\\[A-Za-z]+(?:\{[^{}\n]*\})*"  # of LaTeX, with its arguments
-_DIGITS = r"\w*\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*"  # "1,200", "3:4", "10r4", "12-year-old"
-_OPERAND = rf"[(\[{{$€£]*(?:{_COMMAND}|{_DIGITS}|(?<!\w)[A-Za-z](?!\w))[)\]}}$%°!]*"
-_OPERATOR = r"[-+*/=<>^_×÷±·−≤≥≠≈]"
-_OPERATORS = rf"[ \t]*{_OPERATOR}(?:[ \t]*{_OPERATOR})*"
+# Repetitions are bounded, so that no nonsense takes more than linear time.
+_COMMAND = r"\\[A-Za-z]+(?:\{[^{}\n]{0,200}\}){0,4}"  # of LaTeX, with its arguments
+_DIGITS = r"\w{0,40}\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*"  # "1,200", "3:4", "10r4", "12-year-old"
+_VARIABLE = r"(?<!\w)(?![aAI][ \t]+[^\W\d_]{2})[A-Za-z](?!\w)"  # no article, and not oneself
+_OPERAND = rf"[(\[{{$€£]{{0,3}}(?:{_COMMAND}|{_DIGITS}|{_VARIABLE})[)\]}}$%°!]*"
+_OPERATOR = r"(?:[+*/=<>^×÷±·−≤≥≠≈]|(?<!-)-(?!-))"  # "--" is a dash
+_OPERATORS = rf"[ \t]{{0,3}}{_OPERATOR}(?:[ \t]{{0,3}}{_OPERATOR}){{0,2}}"
 _EXPRESSION = (
-    rf"(?:{_OPERATORS}[ \t]*(?=[(\[{{$€£]*\w*\d))?"
-    rf"{_OPERAND}(?:{_OPERATORS}[ \t]*{_OPERAND}|{_OPERAND})*(?:{_OPERATORS}(?!\w))?"
+    rf"(?:{_OPERATORS}[ \t]{{0,3}}(?=[(\[{{$€£]{{0,3}}\w{{0,40}}\d))?"
+    rf"{_OPERAND}(?:{_OPERATORS}[ \t]{{0,3}}{_OPERAND}|{_OPERAND})*(?:{_OPERATORS}(?!\w))?"
 )
-_PLAIN = r"[(\[{\"'“‘]*[^\W\d_]+(?:['’/-][^\W\d_]+)*[)\]}\"'”’]*"
-_WORD = re.compile(rf"(\s*)({_EXPRESSION}|{_PLAIN}|[,;:.!?…]+|-+|\S)")
-_FIXED = re.compile(r"\d|[-+*/=<>^_×÷±·−≤≥≠≈\\]")
+_PLAIN = r"[(\[{\"'“‘]{0,3}[^\W\d_]+(?:['’/-][^\W\d_]+)*[)\]}\"'”’]*"
+_WORD = re.compile(rf"(\s*)({_EXPRESSION}|{_PLAIN}|[,;:.!?…]+|-+|_+|\S)")
+_FIXED = re.compile(r"\d|[-+*/=<>^×÷±·−≤≥≠≈\\]")
 _FREE = re.compile(rf"{_PLAIN}|-+")  # a dash or a hyphen between words is no operator
 _MARKS = re.compile(r"[,;:.!?…]+")
 _CALCULATION = re.compile(_OPERATOR)
@@ -66,7 +68,7 @@ def split_words(text: str) -> list[Word]:
             fixed=bool(_FIXED.search(match[2])) and not _FREE.fullmatch(match[2]),
             is_mark=_MARKS.fullmatch(match[2]) is not None,
         )
-        for match in _WORD.finditer(text)
+        for match in _WORD.finditer(text.rstrip())
     ]
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass
@@ -28,9 +31,20 @@ class SimPOConfig(CPOConfig):
 
 
 class SimPOTrainer(CPOTrainer):
-    """CPOTrainer without rows whose prompt leaves no room for a response: the mean over no token is not a number."""
+    """CPOTrainer on prompts as inference encodes them, and with room behind them for a response.
+
+    CPOTrainer puts a BOS before every text, also where the tokenizer writes none; and of a response without tokens,
+    behind a prompt that fills `max_length`, the mean is not a number.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         room = self.max_length
         self.train_dataset = self.train_dataset.filter(lambda row: len(row["prompt_input_ids"]) < room)
+
+    def tokenize_row(self, feature: dict, model: PreTrainedModel | None = None) -> dict:
+        row = super().tokenize_row(feature, model)
+        bos = self.processing_class.bos_token_id
+        if bos is None or self.processing_class(feature["prompt"])["input_ids"][:1] == [bos]:
+            return row
+        return {name: ids[1:] for name, ids in row.items()}

@@ -35,7 +35,6 @@ from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-HEADLINE = ("uncompressed", "shortest_correct", "first_correct", "c3ot", "cot_valve_plus")
 _SEED = re.compile(r"#\d+")  # the training seed in the name of a run
 
 
@@ -47,15 +46,14 @@ class Scale:
     problems: int = 4000
     slow_problems: int = 1500  # for tools that ask the model about each
     samples: int = 8
-    steps: int = 120
-    batch_size: int = 96
-    seeds: int = 3
+    steps: int = 150
+    batch_size: int = 64
     test_problems: int = 2000
     test_samples: int = 4
     max_new_tokens: int = 320
 
 
-TOY = Scale("mixed", 24, 12, 4, 3, 8, 1, 8, 1, 320)
+TOY = Scale("mixed", 24, 12, 4, 3, 8, 8, 1, 320)
 
 
 @dataclass
@@ -159,8 +157,11 @@ class Bench:
         save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(self.problems)})
         self.tidy()
 
-    def seeds(self, name: str) -> range:
-        return range(self.scale.seeds if name in HEADLINE else 1)
+    def wait(self, path: Path) -> Path:
+        """A file that another arm writes, which stands before this one in the queue."""
+        while not path.is_file():
+            time.sleep(1)
+        return path
 
 
 def flags(options: dict[str, object]) -> list[str]:
@@ -191,41 +192,59 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
 
 def token_skip(bench: Bench, traces: Path, few: Path) -> None:
     rows = bench.rows("token_skip", "token_skip", few, model=bench.base, level="chunk", importance="self_information")
-    controls = [f"control?text=<|keep {ratio}|>" for ratio in RATIOS]
+    controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
     model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps, learning_rate=1e-3)
     bench.test("token_skip", model, controls, samples=2)
 
 
+def first_correct(bench: Bench, traces: Path, few: Path) -> None:
+    """Also the source of chains that are shorter than any of the base's."""
+    rows = bench.rows("first_correct-0", "first_correct", traces, model=bench.base)
+    model = bench.train("first_correct", rows)
+    bench.sample("short", model, bench.scale.problems, samples_per_problem=2)
+    bench.test("first_correct#0", model)
+
+
 def c3ot(seed: int) -> Arm:
+    """The short chains are the base's, or those of the model that `first_correct` has trained."""
+
     def arm(bench: Bench, traces: Path, few: Path) -> None:
-        rows = bench.rows(f"c3ot-{seed}", "c3ot", traces, model=bench.base)
-        controls = ["control?text=<|short|>", "control?text=<|long|>"]
+        bench.wait(bench.out / "points" / "first_correct#0.npz")
+        rows = bench.rows(f"c3ot-{seed}", "c3ot", [traces, bench.out / "short.jsonl"], model=bench.base)
+        controls = ["control?text=<|short|>", "control?text=<|long|>"][: 1 if seed else 2]
         model = bench.train("c3ot", rows, seed, max_steps=2 * bench.scale.steps, learning_rate=1e-3)
         bench.test(f"c3ot#{seed}", model, controls)
 
     return arm
 
 
-DPO = {"objective": "dpo", "learning_rate": 3e-5, "per_device_train_batch_size": 48}
-SIMPO = {"objective": "simpo", "learning_rate": 3e-5, "per_device_train_batch_size": 48}
+DPO = {"objective": "dpo", "learning_rate": 3e-5, "per_device_train_batch_size": 32}
+SIMPO = {"objective": "simpo", "learning_rate": 3e-5, "per_device_train_batch_size": 32}
 LORA = {"lora_rank": 32, "lora_alpha": 64, "adapter": "keep", "learning_rate": 1e-3}
 
 
 def cot_valve(bench: Bench, traces: Path, few: Path) -> None:
     """A direction from short chains; chains of several lengths along it; trained again with a scale a row."""
-    short = bench.rows("cot_valve_short", "shortest_correct", traces)
-    valve = bench.train("cot_valve", short, **LORA)
+    valve = bench.train("cot_valve", bench.rows("cot_valve_short", "first_correct", traces, model=bench.base), **LORA)
     levels = [
-        bench.sample(f"valve-{scale}", valve, bench.scale.slow_problems, adapter_scale=scale, samples_per_problem=4)
+        bench.sample(f"valve-{scale}", valve, bench.scale.slow_problems, adapter_scale=scale, samples_per_problem=2)
         for scale in (0.0, 0.33, 0.67, 1.0)
     ]
-    mixed = bench.rows("cot_valve_plus", "cot_valve", levels)
-    for seed in bench.seeds("cot_valve_plus"):
-        plus = bench.train("cot_valve_plus", mixed, seed, max_steps=2 * bench.scale.steps, **LORA)
-        for scale in SCALES if seed == 0 else (1.0,):
-            bench.test(f"cot_valve_plus {scale}#{seed}", plus, adapter_scale=scale)
+    bench.rows("cot_valve_plus", "cot_valve", levels)
+    cot_valve_plus(0)(bench, traces, few)
     for scale in SCALES:
-        bench.test(f"cot_valve {scale}", valve, adapter_scale=scale, samples=2)
+        bench.test(f"cot_valve {scale}", valve, adapter_scale=scale, samples=1)
+
+
+def cot_valve_plus(seed: int) -> Arm:
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        rows = bench.wait(bench.out / "rows" / "cot_valve_plus.jsonl")
+        plus = bench.train("cot_valve_plus", rows, seed, max_steps=2 * bench.scale.steps, **LORA)
+        bench.test(f"cot_valve_plus 1.0#{seed}", plus, adapter_scale=1.0)
+        for scale in () if seed else (0.0, 0.25, 0.5, 0.75, 1.25, 1.5):
+            bench.test(f"cot_valve_plus {scale}#{seed}", plus, adapter_scale=scale, samples=2)
+
+    return arm
 
 
 def merge(bench: Bench, traces: Path, few: Path) -> None:
@@ -290,17 +309,19 @@ def recipe(settings: dict[str, object]) -> dict[str, object]:
     return {f"train_{key}": value for key, value in settings.items()}
 
 
-SEEDS = range(Scale().seeds)
+SEEDS = range(3)
 ARMS: dict[str, Arm] = {
     "hull": hull,
     "cot_valve": cot_valve,
     "token_skip": token_skip,
     "spirit": spirit("perplexity"),
     "step_skip": step_skip,
+    "first_correct#0": first_correct,
     **{f"shortest_correct#{seed}": fine_tuned("shortest_correct", seed, "shortest_correct") for seed in SEEDS},
     **{f"uncompressed#{seed}": fine_tuned("uncompressed", seed, "shortest_correct", keep="random") for seed in SEEDS},
+    **{f"first_correct#{seed}": fine_tuned("first_correct", seed, "first_correct") for seed in (1, 2)},
+    **{f"cot_valve_plus#{seed}": cot_valve_plus(seed) for seed in (1, 2)},
     **{f"c3ot#{seed}": c3ot(seed) for seed in SEEDS},
-    **{f"first_correct#{seed}": fine_tuned("first_correct", seed, "first_correct") for seed in SEEDS},
     "tale": tale,
     "merge": merge,
     "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),

@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
+from data_tools import sample
 from data_tools.import_traces import CHUNK_RESPONSES, import_traces, main
 from data_tools.shortest_correct import shortest_correct
 from efficient_reasoning import answers
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.compression import refusal, tool
-from efficient_reasoning.compression.elsewhere import Recordings
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl
 from efficient_reasoning.thinking import ThinkingFormat
@@ -98,6 +98,19 @@ def test_a_trace_has_all_that_a_sampled_one_has(thinking, run):
     assert (wrong["id"], wrong["seed"], wrong["correct"]) == ("5", 1, False)
     assert wrong["first_correct_tokens"] == len(thinking.tokenizer.encode("<think>3+4=8.\nNo, 7.</think>"))
     assert [one["completion"] for one in shortest_correct([right, wrong])] == [right["completion"]]
+
+
+def test_what_a_model_sampled_comes_back_as_it_was(tmp_path, run):
+    out = tmp_path / "sampled.jsonl"
+    sample.main(["--config", "data/sample_overthinker", "--num_problems", "6", "--out", str(out)])
+    sampled = list(read_jsonl(out))
+    kept = ("id", "question", "answer", "task", "difficulty", "metadata", "completion")
+    imported = run([{key: trace[key] for key in kept} for trace in sampled])
+    unknown = ("spend", "seed", "strategy", "model", "temperature")
+    for trace in (*sampled, *imported):
+        for key in unknown:
+            trace.pop(key, None)
+    assert imported == sampled
 
 
 @pytest.mark.parametrize(
@@ -297,29 +310,10 @@ def test_rows_that_cannot_be_used_are_counted_and_the_first_shown(run, capsys, t
     assert (report["rejected"]["without a response"], report["noted"]) == (6, {"correct": 1})
 
 
-def test_a_damaged_file_stops(tmp_path, run, monkeypatch):
+def test_a_source_without_a_single_trace_leaves_no_file(run, tmp_path):
     with pytest.raises(BadInput, match=r"traces\.jsonl: none of 1 problems gives a row \(1 without a question\)"):
         run([row("7", question=None)])
-    path = tmp_path / "torn.jsonl"
-    path.write_text(json.dumps(row("7")) + '\n{"question": "Comp')
-    with pytest.raises(BadInput, match=r"torn\.jsonl, line 2: not valid JSON"):
-        Recordings(str(path))
-    path.write_text("\n")
-    with pytest.raises(BadInput, match=r"torn\.jsonl: no rows in it"):
-        Recordings(str(path))
-    for name, message in (
-        ("nowhere.jsonl", r"nowhere\.jsonl: no such file"),
-        ("torn.jsonl?anwser=x", "unknown key 'anwser' behind the question mark, did you mean answer"),
-        ("empty", r"cannot read its split 'train'"),
-    ):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(BadInput, match=message):
-            Recordings(f"{tmp_path}/{name}")
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no more")
-    with pytest.raises(BadInput, match=r"bad\.parquet: cannot read its split 'train'"):
-        Recordings(f"{tmp_path}/bad.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 # ---- large sources ----

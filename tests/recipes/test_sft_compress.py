@@ -16,7 +16,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.prompts import add_control
 from efficient_reasoning.training import fingerprint
-from tests.recipes.running import check_output, launch, logged, run_twice, weights
+from tests.recipes.running import ROOT, check_output, launch, logged, run_twice, weights
 from tests.recipes.running import run as run_recipe
 
 SHORT, HALF = "<|short|>", "<|keep 0.5|>"
@@ -106,6 +106,19 @@ def test_a_dry_run_prints_what_the_run_then_does(words, tmp_path, capsys, tiny_m
     parameters = AutoModelForCausalLM.from_pretrained(tiny_model).num_parameters()
     assert f"{parameters:,} parameters" in table["model"] or "lora" in kind
     assert ("trained" in table["model"]) == ("lora" in kind)
+
+
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs" / "sft_compress").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_shipped_config_dry_runs(config, tmp_path, data, capsys):
+    first_line, text = config.read_text().splitlines()[0], config.read_text()
+    assert first_line.startswith(
+        f"# efficient-reasoning train sft_compress --config configs/sft_compress/{config.name}"
+    )
+    rows = data / ("pairs.jsonl" if "objective: " in text else "sft.jsonl")
+    run(["--config", str(config), "--data", str(rows), "--output_dir", str(tmp_path), "--dry_run"])
+    assert "\nclipped  0.0% of the rows" in capsys.readouterr().out
 
 
 def test_dpo_starts_from_a_reference_that_is_the_model(words, tmp_path):
