@@ -48,6 +48,9 @@ class C3otArguments(CompressionArguments):
     shortener_model: str | None = field(
         default=None, metadata={"help": "Name on the server (else OPENAI_MODEL); folder or Hub id (else the model)."}
     )
+    shortener_strategy: str = field(
+        default="no-thinking", metadata={"help": "How an engine is asked; budget-forcing leaves it alone."}
+    )
     long_control: str = field(default="<|long|>", metadata={"help": "Behind the question of a long chain."})
     short_control: str = field(default="<|short|>", metadata={"help": "Behind the question of a short chain."})
     max_tokens: int | None = field(default=None, metadata={"help": "Most total tokens of a trace; null for all."})
@@ -70,6 +73,7 @@ def c3ot(
     thinking: ThinkingFormat,
     rejected: Counter[str] | None = None,
     shortener: Kind = "traces",
+    shortener_strategy: str = "no-thinking",
     server: tuple[str, str] | None = None,
     long_control: str = "<|long|>",
     short_control: str = "<|short|>",
@@ -83,6 +87,7 @@ def c3ot(
         thinking: the delimiters of the model that thought these traces.
         rejected: counts problems that give no rows.
         shortener: "server", "engine", "given" or "traces".
+        shortener_strategy: of inference, for "engine".
         server: base URL and model of the shortener, for "server".
         long_control, short_control: texts behind the question.
         max_tokens: traces with more total tokens are left out.
@@ -112,7 +117,12 @@ def c3ot(
             yield from pair(long, whole_row(shortest, long["total_tokens"], **controls))
         else:
             rejected["no shorter trace"] += 1
-    for long, shortened in zip(asked, _shorten(asked, shortener, engine, server), strict=True):
+    shorten = _given
+    if shortener == "server":
+        shorten = by_server(*server)
+    elif shortener == "engine":
+        shorten = by_engine(engine, shortener_strategy)
+    for long, shortened in zip(asked, shorten(asked), strict=True):
         short = training_row(long, thinking, shortened.chain, **controls)
         if fault := shortened.fault or _fault(shortened.chain, short, long, thinking):
             rejected[fault] += 1
@@ -120,18 +130,12 @@ def c3ot(
             yield from pair(long, short)
 
 
-def _shorten(
-    traces: list[Mapping], shortener: Kind, engine: Reasoner | None, server: tuple[str, str] | None
-) -> list[Shortened]:
-    match shortener:
-        case "server":
-            return by_server(*server)(traces)
-        case "engine":
-            return by_engine(engine)(traces)
-    given = [(trace.get("metadata") or {}).get("short_chain") for trace in traces]
+def _given(traces: Iterable[Mapping]) -> list[Shortened]:
+    """What the traces bring themselves."""
+    chains = [(trace.get("metadata") or {}).get("short_chain") for trace in traces]
     return [
         Shortened(chain.strip()) if isinstance(chain, str) and chain.strip() else Shortened("", "no short chain given")
-        for chain in given
+        for chain in chains
     ]
 
 

@@ -82,7 +82,7 @@ def test_the_base_has_delimiters_and_still_speaks(tmp_path, monkeypatch):
     assert ReasoningMetadata.load(folder).licence == "apache-2.0"
     assert json.loads((tmp_path / "smollm2" / "config.json").read_text())["vocab_size"] == len(tokenizer)
     question = "What is the capital of France?"
-    spoken = solve(load_reasoner(folder), question, "no-thinking", temperature=0, max_new_tokens=40)
+    spoken = solve(load_reasoner(folder), question, temperature=0, max_new_tokens=40)
     assert "Paris" in spoken.answer
 
 

@@ -1,7 +1,7 @@
 """Shorteners: models that are asked to write a chain of thought again, as short as it can be.
 
 1. C3oT (arXiv 2412.11664) has GPT-4 do it. Here it is any model behind an OpenAI-compatible server, or one that an
-   engine of ours decodes, which answers without thinking. Both read the same words.
+   engine of ours decodes. Both read the same words.
 2. What comes back is text. Whether it still says what the long chain said is judged elsewhere (`faithful`).
 """
 
@@ -83,8 +83,14 @@ def by_server(base_url: str, model: str) -> Shorten:
     return lambda traces: side_by_side(shorten_one, traces, CONCURRENCY)
 
 
-def by_engine(reasoner: Reasoner) -> Shorten:
-    """A shortener that an engine of ours decodes, greedily and without thinking: a chat model, or the model itself."""
+def by_engine(reasoner: Reasoner, strategy: str = "no-thinking") -> Shorten:
+    """A shortener that an engine of ours decodes, greedily: a chat model, or the model itself.
+
+    Args:
+        reasoner: from `load_reasoner`.
+        strategy: of inference. The task needs no thinking; but a model whose delimiters were added and never trained
+            is thrown off by an empty block, and wants "budget-forcing", which leaves it alone.
+    """
 
     def shorten(traces: Sequence[Mapping]) -> list[Shortened]:
         from efficient_reasoning.inference import solve_many
@@ -99,7 +105,7 @@ def by_engine(reasoner: Reasoner) -> Shorten:
         solutions = solve_many(
             reasoner,
             list(requests.values()),
-            strategy="no-thinking",
+            strategy=strategy,
             seeds=[0] * len(requests),
             temperature=0,
             max_new_tokens=max((trace["total_tokens"] for trace in traces), default=1),  # what is longer is no use

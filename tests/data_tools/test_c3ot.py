@@ -234,6 +234,9 @@ def test_an_engine_is_asked_without_thinking(trace, thinking):
     requests = reasoner.engine.requests
     assert all(thinking.phases(request.prompt_ids)[-1] == "closed" for request in requests)
     assert all(request.max_new_tokens <= rows[0]["total_tokens"] for request in requests)
+    given = {"thinking": thinking, "shortener": "engine", "shortener_strategy": "budget-forcing"}
+    assert len(list(c3ot([trace()], reasoner, **given))) == 2
+    assert thinking.phases(requests[-1].prompt_ids)[-1] != "closed"
 
 
 def test_an_engine_that_reads_too_little_or_writes_too_much_loses_the_chain(trace):
