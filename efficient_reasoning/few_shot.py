@@ -83,7 +83,7 @@ def _question(row: Mapping) -> list[dict]:
         prompt = [{"role": "user", "content": prompt.removesuffix("\n")}]
     if not isinstance(prompt, list) or not prompt or not all(_text([turn]) for turn in prompt):
         return []
-    control = row.get("control") or ""
+    control = str(row.get("control") or "")
     last = {**prompt[-1], "content": prompt[-1]["content"].removesuffix(control)}
     return [turn for turn in [*prompt[:-1], last] if turn.get("role") != "system"]
 

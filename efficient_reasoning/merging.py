@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 Method = Literal["average", "task_arithmetic", "ties", "dare"]
 _INDEX = "model.safetensors.index.json"
 _MADE_ANEW = ("README.md", "recipe.yaml", METADATA_NAME, RECORD_NAME)
+_VECTORS = ("long", "short")  # whose task vectors are added
+_BLOCK = 1 << 22  # numbers
 # What changes the meaning of weights without changing their shapes.
 _ARCHITECTURE = (
     "model_type", "hidden_act", "num_attention_heads", "num_key_value_heads", "head_dim", "layer_types",
@@ -340,42 +342,73 @@ def merge_tensors(
         if not all(torch.equal(long, one) for one in given):
             raise BadInput(f"{name} holds whole numbers that differ; merge models that are not quantised.")
         return long
-    shared = min(len(one) for one in given) if long.dim() else None  # rows
-    dtype = torch.float64 if long.dtype == torch.float64 else torch.float32
-    parts = [one[:shared].to(dtype) if long.dim() else one.to(dtype) for one in given]
-    merged = _merged(*parts, merge=merge, name=name)
-    if merge.weight != 1:
-        merged = torch.lerp(parts[0], merged, merge.weight)
-    merged = merged.to(long.dtype)
-    if long.shape != merged.shape or own_ids:
-        merged = torch.cat([merged, long[shared:]])
+    # Block by block: in float32, with all that is between, a whole tensor would take many times its size.
+    merged, count = long.clone(memory_format=torch.contiguous_format), min(one.numel() for one in given)
+    thin = {
+        role: _thinner(merge, one, base, count, f"{role}/{name}") for role, one in zip(_VECTORS, given, strict=False)
+    }
+    for start in range(0, count, _BLOCK):
+        block = slice(start, min(start + _BLOCK, count))
+        parts = [_exact(one, block) for one in given]
+        point = _at_full_weight(merge.method, thin, *parts)
+        if merge.weight != 1:
+            point = torch.lerp(parts[0], point, merge.weight)
+        merged.view(-1)[block] = point.to(long.dtype)
+    if own_ids:
         rows = [id_ for id_ in own_ids if id_ < len(long)]
         merged[rows] = long[rows]
     return merged
 
 
-def _merged(long: Tensor, short: Tensor, base: Tensor | None = None, *, merge: Merge, name: str) -> Tensor:
-    """M: what the models make together at full weight."""
-    match merge.method:
+def _exact(tensor: Tensor, block: slice) -> Tensor:
+    """A part of it, in its order in memory, in which sums are rounded no more than once."""
+    return tensor.reshape(-1)[block].to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+
+
+def _at_full_weight(
+    method: Method,
+    thin: Mapping[str, Callable[[Tensor], Tensor]],
+    long: Tensor,
+    short: Tensor,
+    base: Tensor | None = None,
+) -> Tensor:
+    """M: what the models make together."""
+    match method:
         case "average":
             return short
         case "task_arithmetic":
             return short - (base - long)  # where B = L, this is S to the bit, and S + (L - B) loses the sign of a zero
         case "ties":
-            return base + _agreement(_trim(long - base, merge.density), _trim(short - base, merge.density))
+            return base + _agreement(thin["long"](long - base), thin["short"](short - base))
         case "dare":
-            vectors = {"long": long - base, "short": short - base}
-            return base + sum(
-                _drop(vector, merge.drop_rate, f"{merge.seed}/{role}/{name}") for role, vector in vectors.items()
-            )
+            return base + thin["long"](long - base) + thin["short"](short - base)
 
 
-def _trim(vector: Tensor, density: float) -> Tensor:
-    """The largest entries, a share `density` of them, and those that are as large as the least of these; else 0."""
-    magnitudes = vector.abs().flatten().numpy()
-    place = magnitudes.size - math.ceil(density * magnitudes.size)
-    magnitudes.partition(place)
-    return vector.where(vector.abs() >= float(magnitudes[place]), 0)
+def _thinner(merge: Merge, one: Tensor, base: Tensor | None, count: int, luck: str) -> Callable[[Tensor], Tensor]:
+    """What leaves entries of a task vector out, block after block of its `count` entries."""
+    if one is base:  # nothing there to leave out
+        return lambda vector: vector
+    match merge.method:
+        case "ties":
+            least = _least_kept(merge.density, one, base, count)
+            return lambda vector: vector.where(vector.abs() >= least, 0)
+        case "dare":
+            state = hashlib.blake2b(f"{merge.seed}/{luck}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(state, "big") >> 1)
+            kept = 1 - merge.drop_rate
+            return lambda vector: vector.where(torch.rand(vector.shape, generator=generator) < kept, 0) / kept
+    return lambda vector: vector
+
+
+def _least_kept(density: float, one: Tensor, base: Tensor, count: int) -> float:
+    """The size of the least entry that `ties` keeps; others of the same size are kept, too."""
+    magnitudes = torch.empty(count, dtype=_exact(one, slice(0)).dtype)
+    for start in range(0, count, _BLOCK):
+        block = slice(start, min(start + _BLOCK, count))
+        magnitudes[block] = (_exact(one, block) - _exact(base, block)).abs()
+    place = count - math.ceil(density * count)
+    magnitudes.numpy().partition(place)  # in place
+    return magnitudes[place].item()
 
 
 def _agreement(one: Tensor, other: Tensor) -> Tensor:
@@ -383,10 +416,3 @@ def _agreement(one: Tensor, other: Tensor) -> Tensor:
     sign = (one + other).sign()
     one, other = (vector.where(vector.sign() == sign, 0) for vector in (one, other))
     return (one + other).where((one == 0) | (other == 0), (one + other) / 2)
-
-
-def _drop(vector: Tensor, drop_rate: float, luck: str) -> Tensor:
-    """Each entry 0 with probability `drop_rate`, else larger by as much as keeps the expected sum."""
-    seed = int.from_bytes(hashlib.blake2b(luck.encode(), digest_size=8).digest(), "big") >> 1
-    kept = torch.rand(vector.shape, generator=torch.Generator().manual_seed(seed)) >= drop_rate
-    return vector.where(kept, 0) / (1 - drop_rate)

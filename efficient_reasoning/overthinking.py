@@ -62,6 +62,21 @@ class Reading:
     loops: bool
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that says an answer.
+
+    Attributes:
+        stop_tokens: up to its end, counted as in `Reading`.
+        sentence: its text, without delimiters.
+        candidate: the answer; equal answers are equal strings.
+    """
+
+    stop_tokens: int
+    sentence: str
+    candidate: str
+
+
 class Reader:
     """Reads the responses of one tokenizer; what it has decoded and verified is remembered.
 
@@ -83,27 +98,48 @@ class Reader:
             problem: with `id`, `task` and what its verifier needs.
             correct: whether the response was found to be correct.
         """
-        total_tokens = self.thinking.count(ids, prompt_ids).total_tokens
-        ids = list(ids[:total_tokens])
-        answer_start = total_tokens - len(self.thinking.split(ids, prompt_ids).answer_ids)
-        texts = [self._text(token) for token in ids]
-        final_text = "".join(texts[answer_start:])
-        final = _candidate(problem, final_text) or answers.extract_answer(problem["task"], final_text)
-        delimiters = self.thinking.open_text, self.thinking.close_text
-        sentences = _sentences(texts, delimiters, answer_start)
-        said = [(stop, candidate) for stop, text in sentences if (candidate := _candidate(problem, text)) is not None]
-        settled = (stop for stop, candidate in said if candidate == final)
-        right = (
-            stop for stop, candidate in said if (correct if candidate == final else self._verify(problem, candidate))
-        )
+        claims, final, total_tokens = self._claims(ids, prompt_ids, problem)
+        settled = (claim.stop_tokens for claim in claims if claim.candidate == final)
+        right = (claim.stop_tokens for claim in claims if self._is_right(problem, claim, final, correct))
         return Reading(
             first_correct_tokens=next(right, total_tokens if correct else None),
             settled_tokens=next(settled, None if final is None else total_tokens),
-            loops=loops(ids),
+            loops=loops(ids[:total_tokens]),
         )
 
+    def correct_claims(
+        self, ids: Sequence[int], prompt_ids: Sequence[int], problem: Mapping, correct: bool
+    ) -> list[Claim]:
+        """The sentences of a response that say the right answer, in order; arguments as for `read`."""
+        claims, final, _ = self._claims(ids, prompt_ids, problem)
+        return [claim for claim in claims if self._is_right(problem, claim, final, correct)]
+
+    def _claims(
+        self, ids: Sequence[int], prompt_ids: Sequence[int], problem: Mapping
+    ) -> tuple[list[Claim], str | None, int]:
+        """The sentences that say an answer, the final answer, and the length of the response in tokens."""
+        total_tokens = self.thinking.count(ids, prompt_ids).total_tokens
+        ids = list(ids[:total_tokens])
+        answer_start = total_tokens - len(self.thinking.split(ids, prompt_ids).answer_ids)
+        texts = self.texts(ids)
+        final_text = "".join(texts[answer_start:])
+        final = _candidate(problem, final_text) or answers.extract_answer(problem["task"], final_text)
+        delimiters = self.thinking.open_text, self.thinking.close_text
+        claims = [
+            Claim(stop, text, candidate)
+            for stop, text in _sentences(texts, delimiters, answer_start)
+            if (candidate := _candidate(problem, text)) is not None
+        ]
+        return claims, final, total_tokens
+
+    def _is_right(self, problem: Mapping, claim: Claim, final: str | None, correct: bool) -> bool:
+        return correct if claim.candidate == final else self._verify(problem, claim.candidate)
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """What each id spells behind another one."""
+        return [self._text(token) for token in ids]
+
     def _text(self, token: int) -> str:
-        """What an id spells behind another one."""
         if token not in self._texts:
             tokenizer = self.thinking.tokenizer
             piece = tokenizer.convert_ids_to_tokens(token) or ""  # a padded embedding has ids without a piece

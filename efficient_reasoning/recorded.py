@@ -138,7 +138,8 @@ def read_row(place: str, row: dict, mapping: Mapping[str, str]) -> tuple[list[Sa
         choice = {**row, **ids, "finish_reason": reasons[0], "message": own}
         return [_read_choice(place, choice, {}, *_usage(place, row.get("usage")), correct=verdicts[0])], rest
     choices = [
-        {"finish_reason": reason, "message": {"reasoning_content": reasoning, **_message(place, text)}}
+        {"finish_reason": reason, "model": row.get("model")}
+        | {"message": {"reasoning_content": reasoning, **_message(place, text)}}
         for text, reasoning, reason in zip(texts, reasonings or [None] * len(texts), reasons, strict=True)
     ]
     return [

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from efficient_reasoning.errors import BadInput
 
@@ -19,7 +19,13 @@ RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
 
 class Refusal(BadInput):
-    """The server answered, and would answer the same again."""
+    """The server answered, and would answer the same again.
+
+    Attributes:
+        is_about_body: it has nothing against us, the model or the key, but against what it was sent.
+    """
+
+    is_about_body = False
 
 
 def ask(
@@ -56,7 +62,9 @@ def ask(
         except HTTPError as error:
             trouble = f"HTTP {error.code}: {error.read(200).decode(errors='replace')}"
             if error.code != 429 and error.code < 500:
-                raise Refusal(f"{name} at {url} refused ({trouble}); check address, model and key.") from None
+                refusal = Refusal(f"{name} at {url} refused ({trouble}); check address, model and key.")
+                refusal.is_about_body = error.code in (400, 413, 422)
+                raise refusal from None
         except (OSError, HTTPException) as error:
             trouble = str(error) or type(error).__name__
         except ValueError:
@@ -64,6 +72,17 @@ def ask(
         if pause_seconds is not None:
             time.sleep(pause_seconds)
     raise BadInput(f"{name} at {url} does not answer ({trouble}); {remedy}.")
+
+
+def side_by_side(function: Callable, items: Sequence, concurrency: int) -> list:
+    """The function's values, several at a time; the first failure calls off what has not begun."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(max_workers=concurrency)
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def other_protocol(url: str) -> BadInput:

@@ -358,7 +358,7 @@ def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool
     return {
         **{key: problem[key] for key in _PROBLEM if key in problem},
         "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
-        "completion": make_completion(thinking.tokenizer, _completion_text(thinking, solution)),
+        "completion": make_completion(thinking.tokenizer, completion_text(thinking, solution)),
         "prompt_ids": list(solution.prompt_ids),
         "completion_ids": list(solution.completion_ids),
         "thinking": solution.thinking,
@@ -375,7 +375,7 @@ def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool
     }
 
 
-def _completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
+def completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
     """What the ids before EOS spell, delimiters included.
 
     A template that opens the block in the prompt renders finished turns whole, so there the opening is put back.

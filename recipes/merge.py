@@ -4,6 +4,9 @@ Averaging, task arithmetic, TIES or DARE (`efficient_reasoning/merging.py` says 
 or at several: 0 is the long model, 1 what the method makes of both. Only one tensor of each model is in memory at a
 time. The same command again skips the checkpoints that are there.
 
+A checkpoint that keeps a LoRA adapter, averaged as `long` with its base model as `short` at weight 1 - s, is what
+`--adapter-scale s` loads: so a scale becomes a checkpoint of its own, for vLLM or the Hub.
+
     efficient-reasoning train merge --config configs/merge/average_overthinker.yaml
 """
 
@@ -68,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning import merging
     from efficient_reasoning.checkpoint import weights_fingerprint
     from efficient_reasoning.files import atomic_folder, write_json
+    from efficient_reasoning.training.published import write_recipe
 
     roles = [role for role in ("long", "short", "base") if getattr(arguments, role) is not None]
     parents = {role: merging.load_parent(getattr(arguments, role)) for role in roles}
@@ -115,27 +119,11 @@ def is_there(out: Path, identity: dict) -> bool:
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if earlier == identity:
         print(f"{out} is finished; delete it to merge again.")
-    elif out.is_file() or (out.is_dir() and any(out.iterdir())):
+    elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
         what = f"a merge that differs in {', '.join(differing)}" if "merge" in earlier else "what no merge has made"
         raise BadInput(f"{out}: holds {what}; choose another output_dir, or delete that folder.")
     return earlier == identity
-
-
-def write_recipe(path: Path, arguments: MergeArguments) -> None:
-    """Write a config that merges the same again, and may be published: what is no default, and no folder of ours."""
-    import yaml
-
-    from efficient_reasoning.files import atomic_file
-
-    settings = {}
-    for entry in dataclasses.fields(arguments):
-        value = getattr(arguments, entry.name)
-        if entry.name != "output_dir" and value != entry.default:
-            settings[entry.name] = Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-    with atomic_file(path) as stream:
-        stream.write(f"# efficient-reasoning train merge --config {path.name} --output_dir FOLDER\n")
-        yaml.safe_dump(settings, stream, sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from efficient_reasoning import merging
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.contamination import TrainingProblems, training_problems
 from efficient_reasoning.errors import BadInput
@@ -130,6 +131,28 @@ def test_whole_numbers_have_no_mean():
 def test_a_number_alone_is_merged():
     found = merge_tensors(torch.tensor(1.0), torch.tensor(3.0), merge=Merge("average", 0.5), name="scale")
     assert found.shape == () and found.item() == 2
+
+
+@pytest.mark.parametrize("method", ["average", "task_arithmetic", "ties"])
+@pytest.mark.parametrize("block", [1, 7, 30])
+def test_blocks_make_no_difference(method, block, monkeypatch):
+    long, short, base = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    merge = Merge(method, 0.7, density=0.3)
+
+    def found():
+        return merge_tensors(long, short[:4], None if method == "average" else base, merge=merge, name="w")
+
+    whole = found()
+    assert torch.equal(whole[4:], long[4:]) and not torch.equal(whole[:4], long[:4])
+    monkeypatch.setattr(merging, "_BLOCK", block)
+    assert torch.equal(found(), whole)
+
+
+def test_dare_has_new_luck_in_every_block(monkeypatch):
+    monkeypatch.setattr(merging, "_BLOCK", 100)
+    zeros, ones = torch.zeros(3, 100), torch.ones(3, 100)
+    one, two, three = merge_tensors(zeros, ones, zeros, merge=Merge("dare", 1, drop_rate=0.5), name="w")
+    assert not torch.equal(one, two) and not torch.equal(two, three)
 
 
 def test_rows_of_tokens_that_only_one_has():

@@ -15,8 +15,8 @@ from fractions import Fraction
 from efficient_reasoning.answers import fields
 from efficient_reasoning.errors import BadInput
 
-_UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
-NUMBER = re.compile(rf"((?<![\w)\]])-)?({_UNSIGNED})(?:\s*/\s*({_UNSIGNED}))?", re.ASCII)
+UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+NUMBER = re.compile(rf"((?<![\w)\]])-)?({UNSIGNED})(?:\s*/\s*({UNSIGNED}))?", re.ASCII)
 # A model in a loop writes digits without end; Python refuses to convert more than 4,300 of them.
 _MAX_CHARACTERS = 1000
 

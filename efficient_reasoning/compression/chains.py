@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -49,6 +50,48 @@ def refusal(trace: Mapping, thinking: ThinkingFormat, max_tokens: int | None = N
     return "too long" if max_tokens is not None and trace["total_tokens"] > max_tokens else None
 
 
+def usable_traces(
+    traces: Iterable[Mapping], thinking: ThinkingFormat, rejected: Counter[str], max_tokens: int | None = None
+) -> list[Mapping]:
+    """The traces of one problem that can be compressed, shortest first, in an order that is not that of the files.
+
+    Args:
+        traces: of one problem.
+        thinking, max_tokens: as in `refusal`.
+        rejected: where there are none, counts the problem under the reason that most of them share.
+    """
+    reasons: Counter[str] = Counter()
+    usable = []
+    for trace in traces:
+        reason = refusal(trace, thinking, max_tokens)
+        if reason is None:
+            usable.append(trace)
+        else:
+            reasons[reason] += 1
+    if not usable:
+        rejected[max(sorted(reasons), key=reasons.get)] += 1
+    return sorted(usable, key=lambda trace: (trace["total_tokens"], trace["seed"], trace["thinking"]))
+
+
+def first_usable(
+    traces: Iterable[Mapping],
+    thinking: ThinkingFormat,
+    rejected: Counter[str],
+    max_tokens: int | None = None,
+    max_traces: int | None = None,
+) -> list[Mapping]:
+    """Up to `max_traces` traces that can be compressed, as they stand; counts why those before them cannot."""
+    usable: list[Mapping] = []
+    for trace in traces:
+        if len(usable) == max_traces:
+            break
+        if reason := refusal(trace, thinking, max_tokens):
+            rejected[reason] += 1
+        else:
+            usable.append(trace)
+    return usable
+
+
 def split_steps(text: str, unit: Unit | None = None) -> list[str]:
     """Cut a chain into steps, which joined are the chain again.
 
@@ -68,6 +111,12 @@ def split_steps(text: str, unit: Unit | None = None) -> list[str]:
         elif part:
             steps.append(part)
     return steps
+
+
+def question_text(trace: Mapping) -> str:
+    """What a trace was asked, as text; of a conversation all messages."""
+    prompt = trace["prompt"]
+    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
 def training_row(
@@ -91,14 +140,29 @@ def training_row(
     total_tokens = len(thinking.tokenizer.encode(text, add_special_tokens=False))
     if thinking.prompt_opens(trace["prompt_ids"]):  # the text holds the opening, which is not generated
         total_tokens -= len(thinking.open([]))
+    written = {**trace, "completion": make_completion(thinking.tokenizer, text), "total_tokens": total_tokens}
+    return whole_row(written, trace["total_tokens"], method=method, control=control, **columns)
+
+
+def whole_row(trace: Mapping, source_tokens: float, *, method: str, control: str = "", **columns: object) -> dict:
+    """The row that trains a model on a trace as it stands.
+
+    Args:
+        trace: whose prompt and completion it has.
+        source_tokens: total tokens of what it stands for, such as another trace of its problem.
+        method, control, columns: as in `training_row`.
+
+    Returns:
+        the columns of `training_row`.
+    """
     return {
         "prompt": add_control(trace["prompt"], control) if control else trace["prompt"],
-        "completion": make_completion(thinking.tokenizer, text),
+        "completion": trace["completion"],
         "method": method,
-        "keep_ratio": total_tokens / trace["total_tokens"],
+        "keep_ratio": trace["total_tokens"] / source_tokens,
         "source_id": trace["id"],
-        "source_tokens": trace["total_tokens"],
-        "total_tokens": total_tokens,
+        "source_tokens": source_tokens,
+        "total_tokens": trace["total_tokens"],
         **({"control": control} if control else {}),
         **columns,
     }

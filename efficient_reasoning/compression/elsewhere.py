@@ -78,7 +78,7 @@ def read_recording(
     except BadInput as error:
         raise Unusable("without a response", error) from None
     if not said:
-        raise Unusable("failed requests", f"{place}: the request had failed.")
+        raise Unusable("without a response", f"{place}: no response in it, or a request that failed.")
     mapping = {key: mapping[key] for key in ("question", "answer", "task") if key in mapping}
     task = verifier or mapping.get("task") or columns.get("task") or ("math" if is_math else None)
     is_labelled = False
@@ -91,12 +91,30 @@ def read_recording(
         [problem] = from_rows([(place, columns)], mapping | {"task": AGREES}, "")
     has_own = isinstance(columns.get("metadata"), Mapping) or problem["task"] == "unit_tests"
     problem["metadata"] = dict(problem["metadata"]) if has_own else {}
-    if "earlier_turns" in columns:
-        problem["metadata"]["earlier_turns"] = columns["earlier_turns"]
+    earlier_turns = columns.get("earlier_turns")
+    if earlier_turns:
+        problem["metadata"]["earlier_turns"] = earlier_turns
     if problem["id"] == _UNNAMED:
         del problem["id"]
-    asked = [*columns.get("earlier_turns", ()), " ".join(problem["question"].split())]
-    return Recording(problem, said, json.dumps(asked, default=str), is_labelled)
+    key = json.dumps([earlier_turns or None, " ".join(problem["question"].split())], default=str)
+    recording = Recording(problem, said, key, is_labelled)
+    if not _is_text(recording):
+        raise Unusable(
+            "with broken characters", f"{place}: half of a surrogate pair in it; write the character again."
+        )
+    return recording
+
+
+def _is_text(recording: Recording) -> bool:
+    """Whether all of it can be written in UTF-8; JSON may hold halves of characters."""
+    try:
+        json.dumps(recording.problem, ensure_ascii=False, default=str).encode()
+        for one in recording.said:
+            for text in (one.text, one.reasoning, one.model):
+                (text or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unusable(error: BadInput) -> Unusable:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
 
 CHUNK_PROBLEMS = 256
+_SUMS = ("rows", "source_tokens", "total_tokens")
 _INCIDENTAL = ("out", "backend")  # settings that do not decide the rows
 
 
@@ -56,6 +57,7 @@ def compress(
     method: Callable[..., Iterable[dict]],
     engine: Reasoner | None = None,
     source: Source | None = None,
+    chunk_problems: int | None = None,
     **given: object,
 ) -> dict:
     """Run a data tool over its traces, from the start or from where it was stopped.
@@ -66,6 +68,7 @@ def compress(
             why traces or problems gave none. In a parameter `noted` it counts what else the report should say.
         engine: for methods that ask a model.
         source: of what the method reads; by default the files `arguments.traces`.
+        chunk_problems: how many problems the method sees at a time; slow methods take fewer.
         given: further parameters of the method.
 
     Returns:
@@ -87,12 +90,13 @@ def compress(
         "weights": None if engine is None else engine.weights,
     }
     output = _Output(Path(arguments.out), identity, len(source))
+    chunk_problems = chunk_problems or CHUNK_PROBLEMS
     if not output.report["finished"]:
         with output:
-            for start in range(output.report["problems_done"], len(source), CHUNK_PROBLEMS):
+            for start in range(output.report["problems_done"], len(source), chunk_problems):
                 counts = {name: Counter() for name in ("rejected", "noted") if name in known}
-                rows = source.read(start, start + CHUNK_PROBLEMS)
-                output.write(method(rows, engine, **counts, **parameters), counts, CHUNK_PROBLEMS)
+                rows = source.read(start, start + chunk_problems)
+                output.write(method(rows, engine, **counts, **parameters), counts, chunk_problems)
             if not output.report["rows"]:
                 output.discard()
                 reasons = _reasons(output.report["rejected"]) or "nothing fits the settings"
@@ -109,6 +113,8 @@ def describe(path: Path, report: Mapping) -> str:
     if report["source_tokens"]:
         before, after = report["source_tokens"] / rows, report["total_tokens"] / rows
         lines[0] += f", mean tokens {before:.1f} -> {after:.1f} (ratio {report['ratio']:.2f})"
+    for control, sums in report["controls"].items():
+        lines.append(f"{control}: {sums['rows']:,} rows, ratio {sums['total_tokens'] / sums['source_tokens']:.2f}")
     if left_out:
         lines.append(f"Left out {left_out / (rows + left_out):.1%}: {_reasons(report['rejected'])}")
     if report["noted"]:
@@ -231,6 +237,7 @@ class _Output:
             "source_tokens": 0,
             "total_tokens": 0,
             "ratio": None,
+            "controls": {},
             "seconds": 0.0,
         }
 
@@ -288,6 +295,10 @@ class _Output:
             if "source_tokens" in row:
                 for name in ("source_tokens", "total_tokens"):
                     report[name] += row.get(name, 0)
+            if "control" in row:  # what was asked for, beside what came of it
+                sums = report["controls"].setdefault(row["control"], dict.fromkeys(_SUMS, 0))
+                for name, value in zip(_SUMS, (1, row["source_tokens"], row["total_tokens"]), strict=True):
+                    sums[name] += value
         self._stream.flush()
         os.fsync(self._stream.fileno())
         now = time.perf_counter()

@@ -102,7 +102,14 @@ def _check_replaceable(out: Path, data_sets: list[Path]) -> None:
 
 def _check_same_model(run: Path, summary: dict, model: Path) -> None:
     """A card with another checkpoint's numbers is worse than none."""
-    if summary["config"]["weights"] != weights_fingerprint(str(model)):
+    measured = summary["config"]["weights"]
+    if measured is not None and " at scale " in measured:
+        scale = measured.rpartition(" ")[2]
+        raise BadInput(
+            f"{run}: measured an adapter at scale {scale}; make a checkpoint of that scale with "
+            "`efficient-reasoning train merge`, and evaluate that."
+        )
+    if measured != weights_fingerprint(str(model)):
         raise BadInput(f"{run}: measured other weights than those in {model}; evaluate that folder first.")
 
 

@@ -16,8 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
@@ -35,7 +34,7 @@ from efficient_reasoning.inference.engine import (
 )
 from efficient_reasoning.inference.first_token import decode_apart
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.server import Refusal, ask, other_protocol
+from efficient_reasoning.server import Refusal, ask, other_protocol, side_by_side
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,27 +82,8 @@ class OpenAIEngine:
 
     @classmethod
     def from_environment(cls, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]) -> OpenAIEngine:
-        """The server at OPENAI_BASE_URL, with its model OPENAI_MODEL, or the only one that it has.
-
-        Raises:
-            BadInput: no server is named, several models are and none is chosen, or the server does not answer.
-        """
-        base_url = os.environ.get("OPENAI_BASE_URL", "")
-        if not base_url.startswith(("http://", "https://")):
-            raise BadInput(f"Backend openai has no server at {base_url!r}; set OPENAI_BASE_URL to http(s)://.../v1.")
-        model = os.environ.get("OPENAI_MODEL")
-        if not model:
-            reply = _ask(base_url, "/models", None, "The server")
-            try:
-                served = [entry["id"] for entry in reply["data"]]
-            except (LookupError, TypeError):
-                raise other_protocol(base_url) from None
-            if len(served) != 1:
-                raise BadInput(
-                    f"{base_url} serves {', '.join(served) or 'no model'}; set OPENAI_MODEL to one of them."
-                )
-            [model] = served
-        return cls(base_url, model, tokenizer, eos_ids)
+        """The server and model that `server_from_environment` finds."""
+        return cls(*server_from_environment("Backend openai"), tokenizer, eos_ids)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """As `Engine.generate`.
@@ -126,23 +106,15 @@ class OpenAIEngine:
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """As `Engine.score`, by letting the server echo the prompt with its log-probabilities."""
         began = time.perf_counter()
-        scores = self._side_by_side(self._score, pairs)
+        scores = side_by_side(self._score, pairs, self.concurrency)
         _share_seconds([score.spend for score in scores], time.perf_counter() - began)
         return scores
 
     def _alone(self, request: Request) -> bool:
         return not self.names_ids or request.sampling.temperature == 0
 
-    def _side_by_side(self, function: Callable, items: Sequence) -> list:
-        """The function's values, several at a time; the first failure calls off what has not begun."""
-        pool = ThreadPoolExecutor(max_workers=self.concurrency)
-        try:
-            return list(pool.map(function, items))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
     def _decode(self, requests: Sequence[Request]) -> list[Completion]:
-        samples = self._side_by_side(self._complete, requests)
+        samples = side_by_side(self._complete, requests, self.concurrency)
         return [completion for completions in samples for completion in completions]
 
     def _complete(self, request: Request) -> list[Completion]:
@@ -286,6 +258,32 @@ class OpenAIEngine:
 
     def _fault(self, what: str, remedy: str) -> BadInput:
         return Refusal(f"Model {self.model} at {self.base_url} {what}; {remedy}.")
+
+
+def server_from_environment(who: str, model: str | None = None) -> tuple[str, str]:
+    """The server at OPENAI_BASE_URL, and the model that is named, here or in OPENAI_MODEL, or its only one.
+
+    Args:
+        who: needs it, for messages.
+        model: as the server calls it.
+
+    Raises:
+        BadInput: no server is named, several models are and none is chosen, or the server does not answer.
+    """
+    base_url = os.environ.get("OPENAI_BASE_URL", "")
+    if not base_url.startswith(("http://", "https://")):
+        raise BadInput(f"{who} has no server at {base_url!r}; set OPENAI_BASE_URL to http(s)://.../v1.")
+    model = model or os.environ.get("OPENAI_MODEL")
+    if not model:
+        reply = _ask(base_url, "/models", None, "The server")
+        try:
+            served = [entry["id"] for entry in reply["data"]]
+        except (LookupError, TypeError):
+            raise other_protocol(base_url) from None
+        if len(served) != 1:
+            raise BadInput(f"{base_url} serves {', '.join(served) or 'no model'}; set OPENAI_MODEL to one of them.")
+        [model] = served
+    return base_url, model
 
 
 def _ask(base_url: str, path: str, body: dict | None, name: str) -> dict:

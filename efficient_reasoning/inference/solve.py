@@ -102,7 +102,7 @@ def solve_many(
         BadInput: unknown strategy, a budget or limit below one token, or a budget the strategy cannot keep.
     """
     sampling = Sampling(temperature, top_p, top_k)
-    assignments = _assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
+    assignments = assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
     plan = _plan(reasoner, strategy, parameters)
     responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
     return [
@@ -120,7 +120,7 @@ def check_request(
     sampling: Sampling,
 ) -> None:
     """Raise what `solve_many` would raise of these arguments, without decoding a token."""
-    [assignment] = _assign(reasoner, [question], budget_tokens, max_new_tokens, sampling, [0])
+    [assignment] = assign(reasoner, [question], budget_tokens, max_new_tokens, sampling, [0])
     next(_plan(reasoner, strategy, {}).solve(assignment))
 
 
@@ -130,7 +130,7 @@ def _plan(reasoner: Reasoner, name: str, parameters: dict) -> Strategy:
     return strategy
 
 
-def _assign(
+def assign(
     reasoner: Reasoner,
     questions: Sequence[str | Sequence[dict]],
     budget_tokens: int | None,
@@ -138,6 +138,7 @@ def _assign(
     sampling: Sampling,
     seeds: Sequence[int],
 ) -> list[Assignment]:
+    """What strategies are given for these questions; arguments and errors are those of `solve_many`."""
     if budget_tokens is not None and budget_tokens < 1:
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
     if max_new_tokens < 1:

@@ -3,20 +3,22 @@
 1. The prompt asks to "use less than n tokens". `tale-estimate` (TALE-EP) asks the model for n first, which costs one
    short request without thinking; an estimate that holds no number leaves the question as it is.
 2. `tale-search` begins with the question as it is and halves n, from the length of that response, as long as the
-   answer stays the same and comes with fewer tokens; the paper compares with the gold answer, which nobody knows here.
+   answer stays the same and comes with fewer tokens; the paper compares with the gold answer, which nobody knows here
+   (the data tool `tale` does).
 3. Estimates and attempts are in the ledger, and a budget bounds them with the response.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.budget_forcing import ask, finish
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.strategy import Assignment, Response, Steps, think_limit
+from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, Steps, think_limit
 
 ESTIMATE = (
     "Task: Analyze the given question and estimate the minimum number of tokens required to generate a complete and "
@@ -54,7 +56,7 @@ class TaleEstimate:
             spend = estimate.spend + Ledger(forced_tokens=len(close))
             if number := re.search(r"\d+", thinking.tokenizer.decode(estimate.ids)):
                 # More than there is would only mislead.
-                question = _bounded(question, min(int(number[0]), think_tokens - spend.tokens))
+                question = question + budget_text(min(int(number[0]), think_tokens - spend.tokens))
         return (yield from ask(assignment, question, think_tokens, spend))
 
 
@@ -68,34 +70,57 @@ class TaleSearch:
         Raises:
             BadInput: the budget is not larger than its reserve for the answer.
         """
-        best = Response()
-        yield from finish(assignment, best, think_limit(assignment))
-        answer, spend = _answer(assignment, best), best.spend
-        tokens = assignment.thinking.count(best.ids, assignment.prompt_ids).total_tokens // 2
-        while best.finished and answer is not None and tokens:
-            # An attempt that is no cheaper is no use, so it need not be decoded to its end.
-            room_tokens = len(best.ids) - 1
-            if assignment.budget_tokens is not None:
-                room_tokens = min(room_tokens, assignment.budget_tokens - spend.tokens)
-            if room_tokens < 1:
-                break
-            told = replace(assignment, prompt_ids=assignment.render(_bounded(assignment.question, tokens)))
-            [completion] = yield [told.request([], room_tokens)]
-            attempt = Response(prompt_ids=told.prompt_ids)
-            attempt.append(completion)
-            spend += attempt.spend
-            if not attempt.finished or _answer(told, attempt) != answer:
-                break
-            best, tokens = attempt, tokens // 2
-        best.spend = spend
+        first = Response()
+        yield from finish(assignment, first, think_limit(assignment))
+        answer = _answer(assignment, first)
+        if answer is None:
+            return first
+        best, _ = yield from halve(assignment, first, lambda attempt: _answer(assignment, attempt) == answer)
         return best
 
 
-def _bounded(question: str, tokens: int) -> str:
-    return f"{question}\nLet's think step by step and use less than {tokens} tokens:"
+def halve(
+    assignment: Assignment, first: Response, is_right: Callable[[Response], bool]
+) -> Exchange[tuple[Response, int | None]]:
+    """Ask for half as many tokens as a response took, and for half of that, while it helps (the paper's search).
+
+    Args:
+        assignment: the question; its budget, if any, bounds `first` and all attempts together.
+        first: the response to the question as it is.
+        is_right: whether a response, which ended, is.
+
+    Returns:
+        the cheapest right response, which is `first` where no attempt was right with fewer tokens than the one before,
+        charged with all attempts; and the tokens that were asked for it, None for `first`.
+    """
+    best, found, spend = first, None, first.spend
+    tokens = assignment.thinking.count(first.ids, assignment.prompt_ids).total_tokens // 2
+    while best.finished and tokens:
+        # An attempt that is no cheaper is no use, so it need not be decoded to its end.
+        room_tokens = len(best.ids) - 1
+        if assignment.budget_tokens is not None:
+            room_tokens = min(room_tokens, assignment.budget_tokens - spend.tokens)
+        if room_tokens < 1:
+            break
+        told = replace(assignment, prompt_ids=assignment.render(assignment.question + budget_text(tokens)))
+        [completion] = yield [told.request([], room_tokens)]
+        attempt = Response(prompt_ids=told.prompt_ids)
+        attempt.append(completion)
+        spend += attempt.spend
+        if not attempt.finished or not is_right(attempt):
+            break
+        best, found, tokens = attempt, tokens, tokens // 2
+    best.spend = spend
+    return best, found
+
+
+def budget_text(tokens: int) -> str:
+    """What stands behind a question to ask for so few tokens."""
+    return f"\nLet's think step by step and use less than {tokens} tokens:"
 
 
 def _answer(assignment: Assignment, response: Response) -> str | None:
     """The final answer, in a form in which equal answers are equal strings; None where there is none."""
-    answer_ids = assignment.thinking.split(response.ids, assignment.prompt_ids).answer_ids
+    prompt_ids = response.prompt_ids or assignment.prompt_ids
+    answer_ids = assignment.thinking.split(response.ids, prompt_ids).answer_ids
     return extract_answer("agrees_with_base", assignment.thinking.tokenizer.decode(answer_ids))

@@ -42,12 +42,12 @@ def keep_push(config: TrainingArguments, output: Path) -> None:
         require_token()
 
 
-def write_recipe(path: Path, arguments: RecipeArguments, config: TrainingArguments) -> None:
+def write_recipe(path: Path, arguments: RecipeArguments, *config: TrainingArguments) -> None:
     """Write a config that trains the same again, and may be published: what is no default, and no folder of ours."""
     import yaml
 
     settings = {}
-    for part in (arguments, config):
+    for part in (arguments, *config):
         for entry in dataclasses.fields(part):
             value = getattr(part, entry.name)
             default = entry.default_factory() if callable(entry.default_factory) else entry.default

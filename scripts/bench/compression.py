@@ -6,30 +6,36 @@
 2. Controls: as many steps on uncompressed traces, and on traces that are cut off after as many tokens.
 3. All arms solve the same test problems with the same seeds. The base's strategies without training give the hull.
 
-Every step is a command of the toolkit, logged in OUT/commands.txt with what it printed in OUT/logs. What is done is
-not done again.
+An arm is a line of commands of the toolkit, logged in OUT/commands.txt; they run in one of a few processes, which
+import everything once. What is evaluated is not evaluated again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import fcntl
+import gc
+import importlib
+import itertools
+import multiprocessing
 import os
 import re
 import shlex
-import subprocess
 import sys
-import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
-from efficient_reasoning.files import write_json
+
+RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+_SEED = re.compile(r"#\d+")  # the training seed in the name of a run
 
 
 @dataclass(frozen=True)
@@ -37,231 +43,343 @@ class Scale:
     """How much of everything."""
 
     task: str = "gsm_symbolic"
-    problems: int = 6000
-    slow_problems: int = 2000  # for tools that ask the model about each
+    problems: int = 4000
+    slow_problems: int = 1500  # for tools that ask the model about each
     samples: int = 8
     steps: int = 150
-    batch_size: int = 128
-    seeds: int = 3
+    batch_size: int = 64
     test_problems: int = 2000
     test_samples: int = 4
     max_new_tokens: int = 320
 
 
-TOY = Scale("mixed", 24, 12, 4, 4, 8, 1, 16, 1, 320)
-RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-ARM = re.compile(r"(?<=[a-z])-\d(?=$|-)")  # the seed in the name of a run
-HEADLINE = ("uncompressed", "shortest_correct", "first_correct", "c3ot", "cot_valve_plus")
+TOY = Scale("mixed", 24, 12, 4, 3, 8, 8, 1, 320)
 
 
 @dataclass
-class Run:
-    """One model as it is evaluated."""
-
-    name: str
-    model: Path | str
-    strategies: list[str] = field(default_factory=lambda: ["budget-forcing"])
-    budgets: list[int | None] = field(default_factory=lambda: [None])
-    adapter_scale: float | None = None
-
-
 class Bench:
-    """Runs commands, remembers what is done, gathers what is to be evaluated."""
+    """What an arm works with, in whichever process."""
 
-    def __init__(self, base: str, out: Path, scale: Scale, cpu: bool):
-        self.base, self.out, self.scale, self.cpu = base, out, scale, cpu
-        self.runs: list[Run] = []
-        self.failed: list[str] = []
-        self._lock = threading.Lock()
-        (out / "logs").mkdir(parents=True, exist_ok=True)
+    base: str
+    out: Path
+    scale: Scale
+    problems: list[dict]  # of the test
 
-    def command(self, label: str, *words: object) -> None:
-        """One command of the toolkit; its output goes to a log."""
-        command = [sys.executable, "-m", "efficient_reasoning.cli", *map(str, words)]
+    def command(self, *words: object) -> None:
+        """One command of the toolkit."""
+        kind, name, *argv = map(str, words)
         began = time.perf_counter()
-        with open(self.out / "logs" / f"{label}.txt", "a", encoding="utf-8") as log:
-            done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ, check=False)
-        seconds = time.perf_counter() - began
-        with self._lock:
-            with open(self.out / "commands.txt", "a", encoding="utf-8") as log:
-                log.write(f"efficient-reasoning {shlex.join(map(str, words))}  # {seconds:.0f} s\n")
-            print(f"{label}: {seconds:.0f} s" + f", failed ({done.returncode})" * bool(done.returncode), flush=True)
-            if done.returncode:
-                self.failed.append(label)
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, label)
+        importlib.import_module(f"{'recipes' if kind == 'train' else 'data_tools'}.{name}").main(argv)
+        self.tidy()
+        with open(self.out / "commands.txt", "a", encoding="utf-8") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            seconds = time.perf_counter() - began
+            log.write(f"efficient-reasoning {kind} {name} {shlex.join(argv)}  # {seconds:.0f} s\n")
 
-    def sample(self, name: str, model: Path | str, problems: int, *words: object) -> Path:
+    @staticmethod
+    def tidy() -> None:
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def sample(self, name: str, model: Path | str, problems: int, **settings: object) -> Path:
         scale, path = self.scale, self.out / f"{name}.jsonl"
-        settings = ["--task", scale.task, "--num_problems", problems, "--samples_per_problem", scale.samples]
-        settings += ["--max_new_tokens", scale.max_new_tokens, "--out", path, *words]
-        self.command(f"sample-{name}", "data", "sample", "--model", model, *settings)
+        options = {"task": scale.task, "num_problems": problems, "samples_per_problem": scale.samples}
+        options |= {"max_new_tokens": scale.max_new_tokens, "out": path, "model": model} | settings
+        self.command("data", "sample", *flags(options))
         return path
 
-    def rows(self, name: str, method: str, traces: Sequence[Path], **settings: object) -> Path:
+    def rows(self, name: str, method: str, traces: Sequence[Path] | Path, **settings: object) -> Path:
         path = self.out / "rows" / f"{name}.jsonl"
-        words = [word for key, value in settings.items() for word in (f"--{key}", value)]
-        self.command(f"rows-{name}", "data", method, "--traces", *traces, "--out", path, *words)
+        self.command("data", method, *flags({"traces": traces, "out": path} | settings))
         return path
 
     def train(self, name: str, rows: Path, seed: int = 0, **settings: object) -> Path:
-        folder = self.out / "models" / f"{name}-{seed}"
+        """The folder of a model that `sft_compress` has trained from the base."""
+        import torch
+
+        folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
         options = {
+            "model": self.base,
+            "data": rows,
+            "output_dir": folder,
             "max_steps": self.scale.steps,
             "per_device_train_batch_size": self.scale.batch_size,
             "learning_rate": 3e-4,
             "lr_scheduler_type": "cosine",
             "warmup_steps": self.scale.steps // 10,
             "max_length": 512,
-            "bf16": not self.cpu,
+            "bf16": on_gpu,
             "gradient_checkpointing": False,
-            "dataloader_pin_memory": not self.cpu,
-            "logging_steps": 25,
+            "dataloader_pin_memory": on_gpu,
+            "logging_steps": 30,
             "save_steps": 10_000,
             "report_to": "none",
             "disable_tqdm": True,
             "seed": seed,
-        } | settings
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        model = ["--model", self.base, "--data", rows, "--output_dir", folder]
-        self.command(f"train-{name}-{seed}", "train", "sft_compress", *model, *words)
+        }
+        self.command("train", "sft_compress", *flags(options | settings))
         return folder
 
-    def test(self, name: str, model: Path | str, **settings: object) -> None:
-        with self._lock:
-            self.runs.append(Run(name, model, **settings))
+    def test(
+        self,
+        name: str,
+        model: Path | str,
+        strategies: Sequence[str] = ("budget-forcing",),
+        budgets: Sequence[int | None] = (None,),
+        adapter_scale: float | None = None,
+        samples: int | None = None,
+    ) -> None:
+        """Let a model solve the test problems; OUT/points/NAME.npz holds what counts of it."""
+        from efficient_reasoning import load_reasoner
+        from efficient_reasoning.traces import read_traces, sample_traces
 
-
-def seeds_of(bench: Bench, name: str) -> range:
-    return range(bench.scale.seeds if name in HEADLINE else 1)
-
-
-def fine_tuned(name: str, method: str, **settings: object) -> Callable[[Bench, Path], None]:
-    """An arm of one data tool and one training; keys that begin with `train_` are the recipe's."""
-
-    def arm(bench: Bench, traces: Path) -> None:
-        own = {key: value for key, value in settings.items() if not key.startswith("train_")}
-        training = {key.removeprefix("train_"): value for key, value in settings.items() if key.startswith("train_")}
-        rows = bench.rows(name, method, [traces], **own)
-        for seed in seeds_of(bench, name):
-            bench.test(f"{name}-{seed}", bench.train(name, rows, seed, **training))
-
-    return arm
-
-
-def token_skip(bench: Bench, traces: Path) -> None:
-    settings = {"model": bench.base, "level": "chunk", "all_ratios": True, "importance": "self_information"}
-    rows = bench.rows("token_skip", "token_skip", [traces], **settings)
-    controls = [f"control?text=<|keep {ratio}|>" for ratio in RATIOS]
-    bench.test("token_skip-0", bench.train("token_skip", rows), strategies=controls)
-
-
-def c3ot(bench: Bench, traces: Path) -> None:
-    rows = bench.rows("c3ot", "c3ot", [traces], model=bench.base)
-    for seed in seeds_of(bench, "c3ot"):
-        controls = ["control?text=<|short|>", "control?text=<|long|>"]
-        bench.test(f"c3ot-{seed}", bench.train("c3ot", rows, seed), strategies=controls)
-
-
-def cot_valve(bench: Bench, traces: Path) -> None:
-    """A direction from short chains; chains of several lengths along it; trained again with a scale a row."""
-    lora = {"lora_rank": 32, "lora_alpha": 64, "adapter": "keep", "learning_rate": 1e-3}
-    short = bench.rows("cot_valve_short", "shortest_correct", [traces])
-    valve = bench.train("cot_valve", short, **lora)
-    for scale in SCALES:
-        bench.test(f"cot_valve-{scale}", valve, adapter_scale=scale)
-    levels = [
-        bench.sample(f"valve-{scale}", valve, bench.scale.slow_problems, "--adapter_scale", scale)
-        for scale in (0.0, 0.33, 0.67, 1.0)
-    ]
-    mixed = bench.rows("cot_valve_plus", "cot_valve", levels, levels=4)
-    for seed in seeds_of(bench, "cot_valve_plus"):
-        plus = bench.train("cot_valve_plus", mixed, seed, **lora)
-        for scale in SCALES if seed == 0 else (1.0,):
-            bench.test(f"cot_valve_plus-{seed}-{scale}", plus, adapter_scale=scale)
-
-
-def merge(bench: Bench, traces: Path) -> None:
-    short = bench.train("merge_short", bench.rows("merge_short", "shortest_correct", [traces]), seed=7)
-    weights = ["0.25", "0.5", "0.75", "1.0"]
-    for kind in ("average", "task_arithmetic", "ties", "dare"):
-        folder = bench.out / "models" / f"merge-{kind}"
-        parents = ["--long", bench.base, "--short", short, *(["--base", bench.base] if kind != "average" else [])]
-        bench.command(
-            f"merge-{kind}", "train", "merge", *parents, "--merge", kind, "--weights", *weights, "--output_dir", folder
-        )
-        for weight in weights if kind in ("average", "ties") else weights[1:2]:
-            bench.test(f"merge_{kind}-{weight}", folder / f"weight_{float(weight):g}")
-
-
-def hull(bench: Bench, traces: Path) -> None:
-    """What the base does without training."""
-    bench.test("base", bench.base)
-    bench.test("base-budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160])
-    free = ["no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling", "close-scaling?close_bias=4"]
-    bench.test("base-free", bench.base, strategies=free)
-
-
-ARMS: dict[str, Callable[[Bench, Path], None]] = {
-    "hull": hull,
-    "uncompressed": fine_tuned("uncompressed", "shortest_correct", keep="random"),
-    "shortest_correct": fine_tuned("shortest_correct", "shortest_correct"),
-    "first_correct": fine_tuned("first_correct", "first_correct"),
-    "c3ot": c3ot,
-    "cot_valve": cot_valve,
-    "token_skip": token_skip,
-    "merge": merge,
-}
-
-
-# ---- evaluation ----
-
-
-def evaluate_part(bench: Bench, runs: Sequence[Run]) -> None:
-    """Let models solve the test problems; OUT/points/NAME.npz holds what counts of it."""
-    from efficient_reasoning import load_reasoner
-    from efficient_reasoning.problems import load_problems
-    from efficient_reasoning.traces import read_traces, sample_traces
-
-    scale = bench.scale
-    problems = load_problems(scale.task, "test", scale.test_problems, 1)
-    for run in runs:
-        path, points = bench.out / "evaluation" / f"{run.name}.jsonl", bench.out / "points" / f"{run.name}.npz"
+        path, points = self.out / "evaluation" / f"{name}.jsonl", self.out / "points" / f"{name}.npz"
         if points.is_file():
-            continue
-        path.parent.mkdir(exist_ok=True)
-        points.parent.mkdir(exist_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        points.parent.mkdir(parents=True, exist_ok=True)
         sample_traces(
-            load_reasoner(str(run.model), adapter_scale=run.adapter_scale),
-            problems,
-            strategies=run.strategies,
-            budgets=run.budgets,
-            samples_per_problem=scale.test_samples,
+            load_reasoner(str(model), adapter_scale=adapter_scale),
+            self.problems,
+            strategies=strategies,
+            budgets=budgets,
+            samples_per_problem=samples or self.scale.test_samples,
             temperature=0.6,
             top_p=0.95,
             top_k=20,
-            max_new_tokens=scale.max_new_tokens,
+            max_new_tokens=self.scale.max_new_tokens,
             seed=1,
             path=path,
             config_path=path.with_suffix(".yaml"),
         )
-        save_points(read_traces(path), points, {problem["id"]: index for index, problem in enumerate(problems)})
+        save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(self.problems)})
+        self.tidy()
+
+    def wait(self, path: Path) -> Path:
+        """A file that another arm writes, which stands before this one in the queue."""
+        while not path.is_file():
+            time.sleep(1)
+        return path
+
+
+def flags(options: dict[str, object]) -> list[str]:
+    return [
+        str(word)
+        for key, value in options.items()
+        for word in (f"--{key}", *(value if isinstance(value, (list, tuple)) else [value]))
+    ]
+
+
+# ---- the arms ----
+
+Arm = Callable[[Bench, Path, Path], None]  # the base's traces, and those of fewer problems
+
+
+def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **settings: object) -> Arm:
+    """One data tool and one training; keys that begin with `train_` are the recipe's."""
+    own = {key: value for key, value in settings.items() if not key.startswith("train_")}
+    training = {key.removeprefix("train_"): value for key, value in settings.items() if key.startswith("train_")}
+
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        needs_model = {"model": bench.base} if method not in ("shortest_correct", "long2short_pairs") else {}
+        rows = bench.rows(f"{name}-{seed}", method, few if is_slow else traces, **needs_model, **own)
+        bench.test(f"{name}#{seed}", bench.train(name, rows, seed, **training))
+
+    return arm
+
+
+def token_skip(bench: Bench, traces: Path, few: Path) -> None:
+    rows = bench.rows("token_skip", "token_skip", few, model=bench.base, level="chunk", importance="self_information")
+    controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
+    model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps, learning_rate=1e-3)
+    bench.test("token_skip", model, controls, samples=2)
+
+
+def first_correct(bench: Bench, traces: Path, few: Path) -> None:
+    """Also the source of chains that are shorter than any of the base's."""
+    rows = bench.rows("first_correct-0", "first_correct", traces, model=bench.base)
+    model = bench.train("first_correct", rows)
+    bench.sample("short", model, bench.scale.problems, samples_per_problem=2)
+    bench.test("first_correct#0", model)
+
+
+def c3ot(seed: int) -> Arm:
+    """The short chains are the base's, or those of the model that `first_correct` has trained."""
+
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        bench.wait(bench.out / "points" / "first_correct#0.npz")
+        rows = bench.rows(f"c3ot-{seed}", "c3ot", [traces, bench.out / "short.jsonl"], model=bench.base)
+        controls = ["control?text=<|short|>", "control?text=<|long|>"][: 1 if seed else 2]
+        model = bench.train("c3ot", rows, seed, max_steps=2 * bench.scale.steps, learning_rate=1e-3)
+        bench.test(f"c3ot#{seed}", model, controls)
+
+    return arm
+
+
+DPO = {"objective": "dpo", "learning_rate": 3e-5, "per_device_train_batch_size": 32}
+SIMPO = {"objective": "simpo", "learning_rate": 3e-5, "per_device_train_batch_size": 32}
+LORA = {"lora_rank": 32, "lora_alpha": 64, "adapter": "keep", "learning_rate": 1e-3}
+
+
+def cot_valve(bench: Bench, traces: Path, few: Path) -> None:
+    """A direction from short chains; chains of several lengths along it; trained again with a scale a row."""
+    valve = bench.train("cot_valve", bench.rows("cot_valve_short", "first_correct", traces, model=bench.base), **LORA)
+    levels = [
+        bench.sample(f"valve-{scale}", valve, bench.scale.slow_problems, adapter_scale=scale, samples_per_problem=2)
+        for scale in (0.0, 0.33, 0.67, 1.0)
+    ]
+    bench.rows("cot_valve_plus", "cot_valve", levels)
+    cot_valve_plus(0)(bench, traces, few)
+    for scale in SCALES:
+        bench.test(f"cot_valve {scale}", valve, adapter_scale=scale, samples=1)
+
+
+def cot_valve_plus(seed: int) -> Arm:
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        rows = bench.wait(bench.out / "rows" / "cot_valve_plus.jsonl")
+        plus = bench.train("cot_valve_plus", rows, seed, max_steps=2 * bench.scale.steps, **LORA)
+        bench.test(f"cot_valve_plus 1.0#{seed}", plus, adapter_scale=1.0)
+        for scale in () if seed else (0.0, 0.25, 0.5, 0.75, 1.25, 1.5):
+            bench.test(f"cot_valve_plus {scale}#{seed}", plus, adapter_scale=scale, samples=2)
+
+    return arm
+
+
+def merge(bench: Bench, traces: Path, few: Path) -> None:
+    short = bench.train("merge_short", bench.rows("merge_short", "shortest_correct", traces), seed=7)
+    weights = [0.25, 0.5, 0.75, 1.0]
+    for kind in ("average", "task_arithmetic", "ties", "dare"):
+        folder = bench.out / "models" / f"merge-{kind}"
+        options = {"long": bench.base, "short": short, "merge": kind, "output_dir": folder}
+        weights = [0.25, 0.5, 0.75, 1.0] if kind in ("average", "ties") else [0.5, 1.0]
+        bench.command(
+            "train",
+            "merge",
+            *flags(options | {"weights": weights} | ({} if kind == "average" else {"base": bench.base})),
+        )
+        for weight in weights:
+            bench.test(f"merge {kind} {weight}", folder / f"weight_{weight:g}", samples=2)
+
+
+def step_skip(bench: Bench, traces: Path, few: Path) -> None:
+    """Numbers of steps as orders, then twice fewer steps than before, each time from the base."""
+    training = {"max_steps": 2 * bench.scale.steps, "learning_rate": 1e-3}
+    rows = bench.rows("step_skip-0", "step_skip", few, stage="initial", model=bench.base, max_traces=4)
+    model = bench.train("step_skip-0", rows, **training)
+    bench.test("step_skip 0", model, samples=2)
+    for iteration in (1, 2):
+        skip = {"stage": "skip", "model": model, "max_skip": 2 * iteration, "max_traces": 4, "plain": "fewest"}
+        skip |= {"samples_per_question": 2, "max_new_tokens": bench.scale.max_new_tokens}
+        rows = bench.rows(f"step_skip-{iteration}", "step_skip", few, **skip)
+        model = bench.train(f"step_skip-{iteration}", rows, **training)
+        bench.test(f"step_skip {iteration}", model, samples=2)
+
+
+def tale(bench: Bench, traces: Path, few: Path) -> None:
+    """Budgets in the prompt, the search for the least, and training on what it finds."""
+    rows = bench.rows("tale-initial", "tale", few, stage="initial", model=bench.base)
+    searcher = bench.train("tale-initial", rows, max_steps=2 * bench.scale.steps, learning_rate=1e-3)
+    bench.test("tale sft", bench.train("tale_sft", bench.rows("tale-sft", "tale", few, model=searcher)), samples=2)
+    pairs = bench.rows("tale-dpo", "tale", few, model=searcher, objective="dpo")
+    bench.test("tale dpo", bench.train("tale_dpo", pairs, **DPO), samples=2)
+
+
+def spirit(order: str) -> Arm:
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        settings = {"model": bench.base, "order": order, "max_traces": 1, "steps_per_round": 2}
+        for keep_ratio in (0.7, 0.6):
+            name = f"spirit {order} {keep_ratio}"
+            rows = bench.rows(name, "spirit", few, keep_ratio=keep_ratio, **settings)
+            bench.test(name, bench.train(name, rows), samples=2)
+
+    return arm
+
+
+def hull(bench: Bench, traces: Path, few: Path) -> None:
+    """What the base does without training."""
+    bench.test("base", bench.base)
+    bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160], samples=1)
+    free = ["no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling", "close-scaling?close_bias=4"]
+    bench.test("base free", bench.base, free, samples=1)
+
+
+def recipe(settings: dict[str, object]) -> dict[str, object]:
+    return {f"train_{key}": value for key, value in settings.items()}
+
+
+SEEDS = range(3)
+ARMS: dict[str, Arm] = {
+    "hull": hull,
+    "cot_valve": cot_valve,
+    "token_skip": token_skip,
+    "spirit": spirit("perplexity"),
+    "step_skip": step_skip,
+    "first_correct#0": first_correct,
+    **{f"shortest_correct#{seed}": fine_tuned("shortest_correct", seed, "shortest_correct") for seed in SEEDS},
+    **{f"uncompressed#{seed}": fine_tuned("uncompressed", seed, "shortest_correct", keep="random") for seed in SEEDS},
+    **{f"first_correct#{seed}": fine_tuned("first_correct", seed, "first_correct") for seed in (1, 2)},
+    **{f"cot_valve_plus#{seed}": cot_valve_plus(seed) for seed in (1, 2)},
+    **{f"c3ot#{seed}": c3ot(seed) for seed in SEEDS},
+    "tale": tale,
+    "merge": merge,
+    "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),
+    "random steps": spirit("random"),
+    "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
+    "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
+    "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
+    "truncated 0.5": fine_tuned("truncated 0.5", 0, "truncated", keep_ratio=0.5),
+    "shortest_correct, 1e-3": fine_tuned("shortest 1e-3", 0, "shortest_correct", train_learning_rate=1e-3),
+}
+
+
+# ---- the processes ----
+
+
+def work(bench: Bench, queue: multiprocessing.Queue, traces: Path, few: Path, number: int) -> None:
+    """Run arms until none is left; what they print goes to a log."""
+    with open(bench.out / f"log{number}.txt", "w", encoding="utf-8", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        while (name := queue.get()) is not None:
+            began, state = time.perf_counter(), "done"
+            print(f"==== {name}", flush=True)
+            try:
+                ARMS[name](bench, traces, few)
+            except Exception:
+                traceback.print_exc()
+                state = "failed"
+            with open(bench.out / "arms.txt", "a", encoding="utf-8") as arms:
+                arms.write(f"{name}: {state}, {time.perf_counter() - began:.0f} s\n")
+
+
+def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
+    """Sample the base, then share the arms out."""
+    traces = bench.sample("traces", bench.base, bench.scale.problems)
+    few = traces.with_name("few.jsonl")
+    with open(traces, encoding="utf-8") as lines, open(few, "w", encoding="utf-8") as out:
+        out.writelines(itertools.islice(lines, bench.scale.slow_problems * bench.scale.samples))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    for name in [*names, *[None] * jobs]:
+        queue.put(name)
+    workers = [context.Process(target=work, args=(bench, queue, traces, few, number)) for number in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 def save_points(traces: Iterable[dict], path: Path, order: dict[str, int]) -> None:
-    """Per strategy and budget: whether each sample is correct, and what it took, as (problems, samples)."""
+    """Per strategy and budget: (problems, samples, columns); correct, tokens, difficulty, floor, equations."""
     columns: dict[str, dict[tuple[int, int], tuple]] = {}
     for trace in traces:
         spent = trace["spend"]["decoded_tokens"] + trace["spend"]["forced_tokens"]
+        ends = not trace["truncated"]  # the end token is decoded, and is no token of the response
         point = columns.setdefault(f"{trace['strategy']}@{trace['budget_tokens']}", {})
-        row = (
-            trace["correct"],
-            spent,
-            trace["difficulty"] or 0,
-            trace["floor_tokens"] or 0,
-            trace["thinking"].count("="),
-        )
+        equations = trace["thinking"].count("=")
+        row = (trace["correct"], spent - ends, trace["difficulty"] or 0, trace["floor_tokens"] or 0, equations)
         point[order[trace["id"]], trace["sample_index"]] = row
     arrays = {}
     for name, cells in columns.items():
@@ -279,10 +397,10 @@ def table(out: Path) -> str:
     for path in sorted((out / "points").glob("*.npz")):
         with np.load(path) as arrays:
             for point, values in arrays.items():
-                points.setdefault((ARM.sub("", path.stem), point), []).append(values)
-    base = points["base", "budget-forcing@None"][0]
+                points.setdefault((_SEED.sub("", path.stem), point), []).append(values)
+    [base] = points["base", "budget-forcing@None"]
     free = [values for (arm, _), [values] in points.items() if arm.startswith("base")]
-    hull = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
+    front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
     floor, tokens = base[..., 3].mean(), base[..., 1].mean()
     lines = [
         "| arm | strategy | seeds | accuracy | tokens | change | accuracy change [95 %] | removable | over hull |",
@@ -290,32 +408,33 @@ def table(out: Path) -> str:
     ]
     for (arm, point), values in sorted(points.items(), key=lambda item: item[0]):
         stacked = np.stack(values)  # (seeds, problems, samples, columns)
-        seeds, problems, samples, _ = stacked.shape
-        shape = (seeds, problems, samples)
+        shape = seeds, problems, samples = stacked.shape[:3]
         clusters = np.broadcast_to(np.arange(problems)[:, None], shape).ravel()
         drawn = np.broadcast_to(np.arange(seeds)[:, None, None], shape).ravel() if seeds > 1 else None
-        before = np.broadcast_to(base[..., 0], shape).ravel()
-        change = paired_bootstrap(before, stacked[..., 0].ravel(), clusters, seeds=drawn, share=True, resamples=4000)
+        before = np.broadcast_to(base[:, :samples, 0], shape).ravel()
+        after = stacked[..., 0].ravel()
+        change = paired_bootstrap(before, after, clusters, seeds=drawn, share=True, resamples=4000)
         accuracy, mean = stacked[..., 0].mean(), stacked[..., 1].mean()
-        over = accuracy - np.interp(mean, *zip(*hull, strict=True))
+        over = accuracy - np.interp(mean, *zip(*front, strict=True))
         removable = (tokens - mean) / (tokens - floor)
+        named = point.removesuffix("@None").replace("|", "\\|")
         lines.append(
-            f"| {arm} | {point.replace('|', chr(92) + '|').replace('@None', '')} | {seeds} | {accuracy:.1%} "
-            f"| {mean:.1f} | {mean / tokens - 1:+.1%} | {100 * change.mean:+.2f} [{100 * change.low:+.2f}, "
-            f"{100 * change.high:+.2f}] {mark_of(change)} | {removable:.0%} | {100 * over:+.1f} |"
+            f"| {arm} | {named} | {seeds} | {accuracy:.1%} | {mean:.1f} | {mean / tokens - 1:+.1%} "
+            f"| {100 * change.mean:+.2f} [{100 * change.low:+.2f}, {100 * change.high:+.2f}] {mark_of(change)} "
+            f"| {removable:.0%} | {100 * over:+.1f} |"
         )
     return "\n".join(lines)
 
 
 def upper_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The concave hull of (tokens, accuracy) points from above, from (0, 0) on: mixing two reaches what is between."""
-    hull: list[tuple[float, float]] = [(0.0, 0.0)]
+    front: list[tuple[float, float]] = [(0.0, 0.0)]
     for x, y in sorted(points):
-        while len(hull) > 1 and is_below(hull[-1], hull[-2], (x, y)):
-            hull.pop()
-        hull.append((x, y))
-    best = max(range(len(hull)), key=lambda index: hull[index][1])
-    return hull[: best + 1]
+        while len(front) > 1 and is_below(front[-1], front[-2], (x, y)):
+            front.pop()
+        front.append((x, y))
+    best = max(range(len(front)), key=lambda index: front[index][1])
+    return front[: best + 1]
 
 
 def is_below(point: tuple[float, float], left: tuple[float, float], right: tuple[float, float]) -> bool:
@@ -327,35 +446,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="folder of the base, or overthinker")
     parser.add_argument("--out", type=Path, default=Path("runs/compression"))
-    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--jobs", type=int, default=5, help="commands side by side")
+    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
+    parser.add_argument("--jobs", type=int, default=5, help="arms side by side")
     parser.add_argument("--toy", action="store_true", help="a little of everything, on the CPU")
-    parser.add_argument("--part", type=int, nargs=2, help=argparse.SUPPRESS)  # of the evaluations, in a process
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
-    import torch
-
-    bench = Bench(arguments.base, arguments.out, TOY if arguments.toy else Scale(), not torch.cuda.is_available())
-    plan = arguments.out / "runs.json"
-    if arguments.part:
-        runs = [Run(**run) for run in json.loads(plan.read_text())]
-        evaluate_part(bench, runs[arguments.part[0] :: arguments.part[1]])
-        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
-        traces = bench.sample("traces", bench.base, bench.scale.problems)
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            arms = {name: pool.submit(ARMS[name], bench, traces) for name in arguments.only}
-            for name, arm in arms.items():
-                if arm.exception():
-                    print(f"{name}: {arm.exception()!r}", flush=True)
-        write_json(plan, [vars(run) | {"model": str(run.model)} for run in bench.runs])
-        own = [sys.executable, *sys.argv]
-        parts = [[*own, "--part", str(part), str(arguments.jobs)] for part in range(arguments.jobs)]
-        for process in [subprocess.Popen(part) for part in parts]:
-            process.wait()
+        from efficient_reasoning.problems import load_problems
+
+        scale = TOY if arguments.toy else Scale()
+        problems = load_problems(scale.task, "test", scale.test_problems, 1)
+        bench = Bench(arguments.base, arguments.out, scale, problems)
+        run_arms(bench, arguments.only, arguments.jobs)
+        with contextlib.suppress(FileNotFoundError):
+            print((arguments.out / "arms.txt").read_text())
     text = table(arguments.out)
     (arguments.out / "table.md").write_text(text + "\n")
-    print(text)
+    print(text, file=sys.stdout)
 
 
 if __name__ == "__main__":

@@ -179,3 +179,16 @@ def test_a_method_is_given_what_it_has_parameters_for(source, tmp_path):
 
     compress(HalveArguments(traces=str(source), out=str(tmp_path / "out.jsonl")), method, extra="given")
     assert seen == {"given": 21}
+
+
+def test_what_a_method_notes_is_added_up_and_said(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tool, "CHUNK_PROBLEMS", 3)
+
+    def method(rows, engine=None, *, rejected=None, noted=None):
+        for row in rows:
+            noted["vowel" if row["id"] in "aei" else "consonant"] += 1
+            yield {"source_id": row["id"]}
+
+    report = compress(HalveArguments(traces=str(source), out=str(tmp_path / "out.jsonl")), method)
+    assert (report["rows"], report["noted"]) == (21, {"vowel": 7, "consonant": 14})
+    assert capsys.readouterr().out.endswith("out.jsonl: 21 rows from 10 problems.\nNoted: 14 consonant, 7 vowel.\n")

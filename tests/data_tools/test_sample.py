@@ -53,7 +53,9 @@ def test_the_same_command_again_keeps_what_is_there(here, monkeypatch):
     assert (here / "traces.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths"])
+@pytest.mark.parametrize(
+    "tool", ["sample", "shortest_correct", "reference_lengths", "import_traces", "c3ot", "cot_valve", "tale"]
+)
 def test_help_is_light(tool):
     code = (
         f"import runpy, sys; sys.argv = ['{tool}.py', '--help']\n"
@@ -67,7 +69,7 @@ def test_help_is_light(tool):
     assert "--out" in done.stdout
 
 
-@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths"])
+@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths", "c3ot", "cot_valve", "tale"])
 def test_a_config_begins_with_its_command(tool):
     first_line = find_config(f"data/{tool}_overthinker").read_text().splitlines()[0]
     assert first_line == f"# efficient-reasoning data {tool} --config configs/data/{tool}_overthinker.yaml"

@@ -138,3 +138,18 @@ def test_nothing_to_keep_leaves_no_file(traces, tmp_path):
     with pytest.raises(BadInput, match=r"traces\.jsonl, line 1: no 'id' in it"):
         main(["--traces", str(source), "--out", str(out)])
     assert not out.exists()
+
+
+def test_samples_with_and_without_examples_compete(tmp_path):
+    """Zero-shot and few-shot sampling of the same problems are two files; the shorter response wins."""
+    plain = [trace("a", 1, 40), trace("b", 2, 9), trace("c", 3, 50)]
+    shown = [trace("b", 4, 20), trace("a", 5, 12), trace("c", 6, 5, correct=False)]
+    write_jsonl(tmp_path / "plain.jsonl", plain)
+    write_jsonl(tmp_path / "shown.jsonl", shown)
+    config = tmp_path / "both.yaml"
+    config.write_text(f"traces: [{tmp_path}/plain.jsonl, {tmp_path}/shown.jsonl]\nout: {tmp_path}/rows.jsonl\n")
+    main(["--config", str(config)])
+    rows = [
+        (row["source_id"], row["total_tokens"], row["source_tokens"]) for row in read_jsonl(tmp_path / "rows.jsonl")
+    ]
+    assert rows == [("a", 12, 26), ("b", 9, 14.5), ("c", 50, 50)]

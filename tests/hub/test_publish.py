@@ -209,6 +209,16 @@ def test_the_adapter_goes_along_and_the_card_says_how_to_scale_it(run, model, wi
     assert command in (folder / "README.md").read_text()
 
 
+def test_a_run_of_another_scale_does_not_speak_for_the_checkpoint(run, model, with_adapter):
+    summary = json.loads((run / "summary.json").read_text())
+    config = summary["config"] | {"weights": weights_fingerprint(str(model), 0.5)}
+    write_json(run / "summary.json", summary | {"config": config})
+    with pytest.raises(
+        BadInput, match=r"run: measured an adapter at scale 0\.5; make a checkpoint of that scale with"
+    ):
+        publish(run, model, "ORG/concise-tiny")
+
+
 def test_without_an_adapter_the_card_does_not_speak_of_one(run, model):
     assert "adapter" not in (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
 

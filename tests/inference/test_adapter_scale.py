@@ -92,6 +92,17 @@ def test_tokens_that_were_trained_beside_the_adapter_stay(tiny_model, tmp_path):
     assert torch.equal(found, expected)
 
 
+def test_merging_with_the_base_writes_a_scale_as_a_checkpoint(tiny_model, kept, tmp_path):
+    from recipes import merge
+
+    words = ["--long", str(kept), "--short", str(tiny_model), "--weights", "0.25", "--output_dir", str(tmp_path / "m")]
+    merge.main(words)
+    found, expected = weights(tmp_path / "m"), weights(kept, adapter_scale=0.75)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
+    assert not (tmp_path / "m" / "adapter").exists()
+
+
 # ---- reasoners ----
 
 

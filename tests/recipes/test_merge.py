@@ -160,8 +160,9 @@ def test_what_no_merge_has_made_stays(argv, parents, tmp_path):
         with pytest.raises(BadInput, match="holds what no merge has made; choose another output_dir"):
             merge.main(argv(output_dir=place))
         assert set(files) <= set(place.iterdir())
-    with pytest.raises(BadInput, match="note: holds what no merge has made"):
-        merge.main(argv(output_dir=tmp_path / "note"))
+    for place in (tmp_path / "note", "/dev/null"):
+        with pytest.raises(BadInput, match=f"{place}: holds what no merge has made"):
+            merge.main(argv(output_dir=place))
 
 
 def test_a_dry_run_writes_nothing(argv, parents, tmp_path, capsys):

@@ -1,0 +1,116 @@
+"""Does a shorter chain of thought still say what the long one said? Checked are its numbers, where slips show.
+
+1. Numbers are read without their signs, and equations between numbers ("48/2=24") are worked out. A result counts as
+   right when it is so to its last digit: 10/3=3.33, 20/3=6.66 or 6.67.
+2. A number is *invented* that stands neither in the question nor in the long chain, and is no right result of numbers
+   that do. Whole numbers up to 12 may stand anywhere, for texts say them in words and count their steps with them,
+   and so may 100 and 0.01, which a percent sign says.
+3. A number is *lost* that the answer comes from: the answer itself, where the long chain states it, and going back
+   from it the results that the right equations of the long chain made it of.
+4. Whoever states an answer ("The answer is 73", boxed, behind ####) states the right one.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+
+from efficient_reasoning.answers.matching import UNSIGNED, last_number
+
+_NUMBER = re.compile(UNSIGNED, re.ASCII)
+# Numbers, operators and signs; whatever else stands in an equation, it is not worked out.
+_ARITHMETIC = re.compile(r"[\d.,+\-*/×÷·()$%€£ \t=]+", re.ASCII)
+_PUNCTUATION = re.compile(r"[.,](?=\s|\Z)")
+_PERCENT = re.compile(rf"({UNSIGNED})\s*%", re.ASCII)
+_ITEM = re.compile(r"^[ \t*#-]*\d+[.):]\s", re.MULTILINE | re.ASCII)
+_STATED = re.compile(r"(?:\banswer\b|####|\\boxed).*", re.IGNORECASE)
+_SPOKEN = frozenset(map(Fraction, [*range(13), 100])) | {Fraction(1, 100)}
+_MAX_CHARACTERS = 200  # of an equation; digits without end come from models in loops
+_OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
+
+
+def unfaithful(short: str, long: str, question: str, answer: str) -> str | None:
+    """What is wrong with a shorter chain, in the words that a report counts; None where it may stand for the long one.
+
+    Args:
+        short, long: the two chains.
+        question: of the problem.
+        answer: the text after the long chain, which will stand behind the short one too.
+    """
+    gold = last_number(answer)
+    stated = [numbers for text in _STATED.findall(short) if (numbers := _numbers(text))]
+    if gold is not None and stated and abs(gold) not in stated[-1]:
+        return "another answer"
+    given = _numbers(question)
+    known = given | _numbers(long) | _SPOKEN
+    right = dict(_equations(short))
+    invented = _numbers(short) - known
+    while made := {result for result in invented if result in right and right[result] <= known}:
+        known |= made
+        invented -= made
+    if invented:
+        return "a number invented"
+    if gold is None:
+        text = answer.strip().casefold()
+        return "the answer lost" if text in long.casefold() and text not in short.casefold() else None
+    return "a number lost" if _needed(abs(gold), long, given) - _numbers(short) else None
+
+
+def _needed(gold: Fraction, long: str, given: set[Fraction]) -> set[Fraction]:
+    """The answer and the results it is made of, as far as the long chain says."""
+    made_of: dict[Fraction, set[Fraction]] = {}
+    for result, operands in _equations(long):
+        made_of.setdefault(result, operands)  # the first time: a check of it comes later
+    needed: set[Fraction] = set()
+    left = [gold] if gold in _numbers(long) else []
+    while left:
+        number = left.pop()
+        needed.add(number)
+        left += made_of.get(number, set()) & made_of.keys() - given - needed
+    return needed
+
+
+def _numbers(text: str) -> set[Fraction]:
+    text = _ITEM.sub("", text)
+    return {_value(word) for word in _NUMBER.findall(text) if len(word) <= _MAX_CHARACTERS}
+
+
+def _value(word: str) -> Fraction:
+    return Fraction(word.replace(",", ""))
+
+
+def _equations(text: str) -> Iterator[tuple[Fraction, set[Fraction]]]:
+    """The right equations of a text that work something out: (result, numbers on the other side)."""
+    arithmetic = (part for run in _ARITHMETIC.findall(_ITEM.sub("", text)) for part in _PUNCTUATION.split(run))
+    for sides in (part.split("=") for part in arithmetic if "=" in part and len(part) <= _MAX_CHARACTERS):
+        for left, right in itertools.pairwise(sides):
+            written, value = right.strip(" \t$€£%"), _work_out(left)
+            if value is None or not _NUMBER.fullmatch(written):
+                continue
+            excess = (abs(value) - _value(written)) * 10 ** len(written.partition(".")[2])
+            if Fraction(-1, 2) <= excess < 1:  # rounded, or cut off
+                yield _value(written), _numbers(left)
+
+
+def _work_out(expression: str) -> Fraction | None:
+    """The value of "12/60 * 50"; None of what is no arithmetic."""
+    for signs, sign in (("×·", "*"), ("÷", "/"), ("$€£,", "")):
+        expression = re.sub(f"[{signs}]", sign, expression)
+    try:
+        return _evaluate(ast.parse(_PERCENT.sub(r"(\1/100)", expression).strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float()):
+            return Fraction(repr(node.value))  # as it is written: 0.1 is a tenth
+        case ast.UnaryOp(op=ast.USub()):
+            return -_evaluate(node.operand)
+        case ast.BinOp() if type(node.op) in _OPERATIONS:
+            return getattr(_evaluate(node.left), _OPERATIONS[type(node.op)])(_evaluate(node.right))
+    raise ValueError
