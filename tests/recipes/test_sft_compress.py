@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_model, load_tokenizer
 from efficient_reasoning.contamination import contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
@@ -200,6 +200,9 @@ def test_the_merged_model_is_the_base_with_its_adapter(words, tmp_path, tiny_mod
     merged = logits(tmp_path / "run", prompt)
     assert torch.allclose(merged, logits(tmp_path / "run", prompt, applied), atol=1e-5)
     assert not torch.allclose(merged, logits(tiny_model, prompt), atol=1e-3)
+    for scale, expected in ((0.0, logits(tiny_model, prompt)), (1.0, merged)):
+        scaled = load_model(str(tmp_path / "run"), "cpu", adapter_scale=scale)
+        assert torch.allclose(logits(tiny_model, prompt, scaled), expected, atol=1e-5)
     with applied.disable_adapter():
         assert torch.equal(logits(tiny_model, prompt, applied), logits(tiny_model, prompt))
 
