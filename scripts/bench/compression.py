@@ -44,7 +44,7 @@ class Scale:
 
     task: str = "gsm_symbolic"
     problems: int = 4000
-    slow_problems: int = 1500  # for tools that ask the model about each
+    slow_problems: int = 1600  # for tools that ask the model about each
     samples: int = 8
     steps: int = 150
     batch_size: int = 64
@@ -191,7 +191,8 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
 
 
 def token_skip(bench: Bench, traces: Path, few: Path) -> None:
-    rows = bench.rows("token_skip", "token_skip", few, model=bench.base, level="chunk", importance="self_information")
+    settings = {"level": "chunk", "importance": "self_information", "all_ratios": True}
+    rows = bench.rows("token_skip", "token_skip", bench.out / "single.jsonl", model=bench.base, **settings)
     controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
     model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps, learning_rate=1e-3)
     bench.test("token_skip", model, controls, samples=2)
@@ -288,11 +289,9 @@ def tale(bench: Bench, traces: Path, few: Path) -> None:
 
 def spirit(order: str) -> Arm:
     def arm(bench: Bench, traces: Path, few: Path) -> None:
-        settings = {"model": bench.base, "order": order, "max_traces": 1, "steps_per_round": 2}
-        for keep_ratio in (0.7, 0.6):
-            name = f"spirit {order} {keep_ratio}"
-            rows = bench.rows(name, "spirit", few, keep_ratio=keep_ratio, **settings)
-            bench.test(name, bench.train(name, rows), samples=2)
+        settings = {"model": bench.base, "order": order, "keep_ratio": 0.6, "steps_per_round": 2}
+        rows = bench.rows(f"spirit {order}", "spirit", bench.out / "single.jsonl", **settings)
+        bench.test(f"spirit {order}", bench.train(f"spirit {order}", rows))
 
     return arm
 
@@ -360,6 +359,8 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     few = traces.with_name("few.jsonl")
     with open(traces, encoding="utf-8") as lines, open(few, "w", encoding="utf-8") as out:
         out.writelines(itertools.islice(lines, bench.scale.slow_problems * bench.scale.samples))
+    with open(few, encoding="utf-8") as lines, open(few.with_name("single.jsonl"), "w", encoding="utf-8") as out:
+        out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     for name in [*names, *[None] * jobs]:
@@ -399,7 +400,7 @@ def table(out: Path) -> str:
             for point, values in arrays.items():
                 points.setdefault((_SEED.sub("", path.stem), point), []).append(values)
     [base] = points["base", "budget-forcing@None"]
-    free = [values for (arm, _), [values] in points.items() if arm.startswith("base")]
+    free = [seeds[0] for (arm, _), seeds in points.items() if arm.split()[0] == "base"]
     front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
     floor, tokens = base[..., 3].mean(), base[..., 1].mean()
     lines = [
