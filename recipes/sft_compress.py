@@ -53,7 +53,8 @@ class CompressArguments(FinetuningArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse(CompressArguments, trainer={"objective": CONFIGS}, argv=argv, doc=__doc__)
     from efficient_reasoning import training
-    from efficient_reasoning.training.adapters import FOLDER, check_scales, lora_config
+    from efficient_reasoning.checkpoint import ADAPTER_NAME
+    from efficient_reasoning.training.adapters import check_scales, lora_config
     from efficient_reasoning.training.controls import add_controls, controls_of
     from efficient_reasoning.training.rows import distinct, mix, summary
 
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     method = " + ".join(distinct(rows, "method")) or "sft"
     method = method if arguments.objective == "sft" else f"{arguments.objective} {method}"
     metadata = base.metadata_of(chain(rows, general), stage="sft", method=method)
-    metadata.adapter = FOLDER if arguments.adapter == "keep" else None
+    metadata.adapter = ADAPTER_NAME if arguments.adapter == "keep" else None
     problems = base.problems_with(chain(rows, general))
     if training.is_main_process():
         print(summary(rows, base.tokenizer) + (f", {len(general):,} general rows" if general else ""))

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 # wraps without one.
 TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)
 
-FOLDER = "adapter"  # of a kept adapter, in the checkpoint
-
 
 def lora_config(rank: int, alpha: float, dropout: float, token_ids: Sequence[int] = ()) -> LoraConfig:
     """Adapters of all linear layers; the embeddings of `token_ids` are trained whole.

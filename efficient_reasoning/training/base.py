@@ -85,7 +85,7 @@ class Base:
 
 
 def load_base(model: str) -> Base:
-    """Load tokenizer and delimiters of a checkpoint (the trainer loads the weights, sharded where need be).
+    """Load tokenizer and delimiters of a checkpoint; weights are loaded when it is trained, sharded where need be.
 
     Raises:
         BadInput: broken checkpoint, or no known think delimiters.

@@ -37,7 +37,10 @@ _MINIMA = {
     "logging_steps": 0,
 }
 # What the terminal shows of what a trainer logs.
-_SHOWN = ("loss", "mean_token_accuracy", "reward", "accuracy", "completions/mean_length", "train_runtime")
+_SHOWN = (
+    "loss", "mean_token_accuracy", "rewards/accuracies", "reward", "accuracy", "completions/mean_length",
+    "train_runtime",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)

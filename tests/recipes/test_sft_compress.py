@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_model, load_tokenizer
 from efficient_reasoning.contamination import contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
@@ -109,14 +109,14 @@ def test_a_dry_run_prints_what_the_run_then_does(words, tmp_path, capsys, tiny_m
 
 
 @pytest.mark.parametrize(
-    "config", sorted((ROOT / "configs" / "sft_compress").glob("*.yaml")), ids=lambda path: path.stem
+    "config", sorted((ROOT / "configs" / "sft_compress").glob("*_overthinker.yaml")), ids=lambda path: path.stem
 )
 def test_a_shipped_config_dry_runs(config, tmp_path, data, capsys):
     first_line, text = config.read_text().splitlines()[0], config.read_text()
     assert first_line.startswith(
         f"# efficient-reasoning train sft_compress --config configs/sft_compress/{config.name}"
     )
-    rows = data / ("pairs.jsonl" if "objective: " in text else "sft.jsonl")
+    rows = data / ("pairs.jsonl" if "objective: dpo" in text or "objective: simpo" in text else "sft.jsonl")
     run(["--config", str(config), "--data", str(rows), "--output_dir", str(tmp_path), "--dry_run"])
     assert "\nclipped  0.0% of the rows" in capsys.readouterr().out
 
@@ -200,6 +200,9 @@ def test_the_merged_model_is_the_base_with_its_adapter(words, tmp_path, tiny_mod
     merged = logits(tmp_path / "run", prompt)
     assert torch.allclose(merged, logits(tmp_path / "run", prompt, applied), atol=1e-5)
     assert not torch.allclose(merged, logits(tiny_model, prompt), atol=1e-3)
+    for scale, expected in ((0.0, logits(tiny_model, prompt)), (1.0, merged)):
+        scaled = load_model(str(tmp_path / "run"), "cpu", adapter_scale=scale)
+        assert torch.allclose(logits(tiny_model, prompt, scaled), expected, atol=1e-5)
     with applied.disable_adapter():
         assert torch.equal(logits(tiny_model, prompt, applied), logits(tiny_model, prompt))
 
