@@ -40,7 +40,7 @@ def test_expressions_are_one_word_and_stay():
 
 def test_a_letter_may_be_an_operator():
     assert [word.text for word in split_words("read 12 x 2 = 24 pages, x more")][:2] == ["read", "12 x 2 = 24"]
-    assert [word.text for word in split_words("5 x $3 = $15 for all")][0] == "5 x $3 = $15"
+    assert split_words("5 x $3 = $15 for all")[0].text == "5 x $3 = $15"
 
 
 @pytest.mark.parametrize("sign", list("+-*/=<>^×÷"))
