@@ -22,7 +22,8 @@ _COMMAND = r"\\[A-Za-z]+(?:\{[^{}\n]{0,200}\}){0,4}"  # of LaTeX, with its argum
 _DIGITS = r"\w{0,40}\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*"  # "1,200", "3:4", "10r4", "12-year-old"
 _VARIABLE = r"(?<!\w)(?![aAI][ \t]+[^\W\d_]{2})[A-Za-z](?!\w)"  # no article, and not oneself
 _OPERAND = rf"[(\[{{$€£]{{0,3}}(?:{_COMMAND}|{_DIGITS}|{_VARIABLE})[)\]}}$%°!]*"
-_OPERATOR = r"(?:[+*/=<>^×÷±·−≤≥≠≈]|(?<!-)-(?!-))"  # "--" is a dash
+_TIMES = r"(?<=[\d)%][ \t])[xX](?=[ \t][\d($€£])"  # "12 x 2"
+_OPERATOR = rf"(?:[+*/=<>^×÷±·−≤≥≠≈]|(?<!-)-(?!-)|{_TIMES})"  # "--" is a dash
 _OPERATORS = rf"[ \t]{{0,3}}{_OPERATOR}(?:[ \t]{{0,3}}{_OPERATOR}){{0,2}}"
 _EXPRESSION = (
     rf"(?:{_OPERATORS}[ \t]{{0,3}}(?=[(\[{{$€£]{{0,3}}\w{{0,40}}\d))?"

@@ -38,6 +38,11 @@ def test_expressions_are_one_word_and_stay():
     ]  # fmt: skip
 
 
+def test_a_letter_may_be_an_operator():
+    assert [word.text for word in split_words("read 12 x 2 = 24 pages, x more")][:2] == ["read", "12 x 2 = 24"]
+    assert split_words("5 x $3 = $15 for all")[0].text == "5 x $3 = $15"
+
+
 @pytest.mark.parametrize("sign", list("+-*/=<>^×÷"))
 def test_no_operator_is_left_out(sign):
     words = split_words(f"apples {sign} 3 and 3 {sign} apples, 4 {sign} 5")
