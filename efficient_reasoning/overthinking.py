@@ -28,13 +28,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from efficient_reasoning import answers
 from efficient_reasoning.answers import gym, mathematics
 from efficient_reasoning.answers.matching import NUMBER, extract_number
 from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LOOP_REPEATS = 3
 LOOP_TOKENS = 64
@@ -160,6 +162,8 @@ def loops(ids: Sequence[int]) -> bool:
 
     The last repetition may be cut off once the others suffice. 32,000 ids take a tenth of a second.
     """
+    import numpy as np
+
     ids = np.asarray(ids)
     for period in _distances(ids):
         # A stretch with a period of p that is as long as m + p has m ids that equal the one p places before.
@@ -178,6 +182,8 @@ def _distances(ids: np.ndarray) -> np.ndarray:
 
     In a loop at least 43 ids in a row equal those one period before, and so do whole grams of them.
     """
+    import numpy as np
+
     if len(ids) < LOOP_TOKENS:
         return np.empty(0, dtype=int)
     factors = np.random.default_rng(0).integers(1 << 63, size=_GRAM, dtype=np.uint64)

@@ -54,7 +54,20 @@ def test_the_same_command_again_keeps_what_is_there(here, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "tool", ["sample", "shortest_correct", "reference_lengths", "import_traces", "c3ot", "cot_valve", "tale"]
+    "tool",
+    [
+        "sample",
+        "shortest_correct",
+        "reference_lengths",
+        "import_traces",
+        "c3ot",
+        "cot_valve",
+        "tale",
+        "first_correct",
+        "long2short_pairs",
+        "spirit",
+        "step_skip",
+    ],
 )
 def test_help_is_light(tool):
     code = (
@@ -69,7 +82,21 @@ def test_help_is_light(tool):
     assert "--out" in done.stdout
 
 
-@pytest.mark.parametrize("tool", ["sample", "shortest_correct", "reference_lengths", "c3ot", "cot_valve", "tale"])
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "sample",
+        "shortest_correct",
+        "reference_lengths",
+        "c3ot",
+        "cot_valve",
+        "tale",
+        "first_correct",
+        "long2short_pairs",
+        "spirit",
+        "step_skip",
+    ],
+)
 def test_a_config_begins_with_its_command(tool):
     first_line = find_config(f"data/{tool}_overthinker").read_text().splitlines()[0]
     assert first_line == f"# efficient-reasoning data {tool} --config configs/data/{tool}_overthinker.yaml"

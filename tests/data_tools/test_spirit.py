@@ -158,8 +158,8 @@ def test_the_embedded_model_keeps_what_it_needs(thinking, tmp_path, monkeypatch)
         (["--keep_ratio", "1.5"], r"keep_ratio is 1\.5"),
         ([], "Nothing says when to stop"),
         (["--max_perplexity_ratio", "-1"], r"max_perplexity_ratio is -1"),
-        (["--steps_per_round", "0"], "steps_per_round is 0; give at least 1"),
-        (["--max_traces", "0"], "max_traces is 0; give at least 1"),
+        (["--keep_ratio", "0.5", "--steps_per_round", "0"], "steps_per_round is 0; give at least 1"),
+        (["--keep_ratio", "0.5", "--max_traces", "0"], "max_traces is 0; give at least 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(thinking, tmp_path, settings, sentence):
