@@ -293,7 +293,8 @@ def _parser() -> argparse.ArgumentParser:
         "--strategy",
         default="budget-forcing",
         type=_names,
-        help="S[,S] of budget-forcing, no-thinking, deer, ...; an unknown name lists all (default: %(default)s)",
+        help="S[,S] of budget-forcing, no-thinking, ..., with parameters as in deer?threshold=0.9; an unknown name "
+        "lists all (default: %(default)s)",
     )
     evaluate.add_argument(
         "--budgets", default="none", type=_budgets, help="such as 64,128,none (default: %(default)s)"
@@ -355,7 +356,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="auto",
-        help="graph, transformers, vllm, openai or mock (default: %(default)s, the fastest)",
+        help="graph, transformers, vllm, openai or mock, with options as in graph?rows=64 (default: %(default)s)",
     )
     parser.add_argument(
         "--adapter-scale", type=float, help="of the LoRA adapter kept with --model: 0 is without it (default: 1)"

@@ -254,6 +254,12 @@ def _read_yaml(path: Path) -> dict[str, _Given]:
     return {key: _Given(f"{path}, line {lines.get(key, '?')}", [value]) for key, value in config.items()}
 
 
+def split_parameters(spec: str) -> tuple[str, dict[str, str]]:
+    """What stands behind a name as in a URL: "graph?rows=64&stride=8" -> graph, {rows: "64", stride: "8"}."""
+    name, _, query = spec.partition("?")
+    return name, dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+
+
 def read_value(name: str, annotation: object, text: str) -> object:
     """One value that is written as a word, as its annotation wants it; between the parts of a tuple stands a |.
 

@@ -22,6 +22,7 @@ from efficient_reasoning.checkpoint import (
     thinking_format,
     weights_fingerprint,
 )
+from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import IN_LOOP, LOGIT_BIAS, LOGPROBS, SCORE, Engine
 from efficient_reasoning.inference.recall import RecallingEngine
@@ -40,12 +41,12 @@ BACKENDS = {
     "mock": frozenset({LOGPROBS, SCORE}),
 }
 
-_OPTIONS = {  # those of vLLM are its own business
-    "auto": frozenset(),
-    "graph": frozenset({"rows", "stride", "compile_step"}),
-    "transformers": frozenset({"draft", "batch_size"}),
-    "openai": frozenset(),
-    "mock": frozenset({"script"}),
+_OPTIONS = {  # and how to read them; those of vLLM are its own business
+    "auto": {},
+    "graph": {"rows": int, "stride": int, "compile_step": bool},
+    "transformers": {"draft": str, "batch_size": int},
+    "openai": {},
+    "mock": {"script": tuple},
 }
 
 
@@ -105,7 +106,8 @@ def load_reasoner(
         path_or_id: folder, Hub id, or "overthinker" for the embedded model. For "openai" the weights are the server's,
             and only the tokenizer is read from here.
         backend: "graph", "transformers", "vllm", "openai" or "mock". "auto" takes vLLM on CUDA where it is installed
-            and has the architecture, else "graph" where that can decode it, else "transformers".
+            and has the architecture, else "graph" where that can decode it, else "transformers". Options may stand
+            behind it as in a URL: "graph?rows=1024&compile_step=true".
         device, dtype: as in `checkpoint.load_model`; the device is for "graph" and "transformers".
         adapter_scale: as in `checkpoint.load_model`; for "graph" and "transformers", of which "auto" takes one then.
         options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
@@ -116,10 +118,14 @@ def load_reasoner(
             the backend cannot decode, an option that it does not know, a scale without an adapter, or a server that
             does not answer.
     """
+    backend, written = split_parameters(backend)
     if backend not in (*BACKENDS, "auto"):
         raise BadInput(f"Unknown backend {backend!r}{near(backend, [*BACKENDS, 'auto'])}")
-    for name in options.keys() - _OPTIONS.get(backend, options.keys()):
-        raise BadInput(f"Backend {backend} has no option {name!r}{near(name, _OPTIONS[backend])}")
+    known = _OPTIONS.get(backend, dict.fromkeys((*written, *options), object))
+    for name in (*written, *options):
+        if name not in known:
+            raise BadInput(f"Backend {backend} has no option {name!r}{near(name, known)}")
+    options |= {name: read_value(f"backend {backend}: {name}", known[name], text) for name, text in written.items()}
     if adapter_scale is not None and backend not in ("auto", "graph", "transformers"):
         raise BadInput(
             f"Backend {backend} cannot scale an adapter; use graph or transformers, or write a checkpoint of that "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, get_type_hints
 
-from efficient_reasoning.config import read_value
+from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
@@ -186,7 +186,7 @@ def get_strategy(name: str, **parameters) -> Strategy:
     Raises:
         BadInput: unknown name or parameter, or a value that the parameter does not take; near names are listed.
     """
-    name, _, query = name.partition("?")
+    name, given = split_parameters(name)
     from efficient_reasoning.inference.budget_forcing import BudgetForcing
     from efficient_reasoning.inference.chain_of_draft import ChainOfDraft
     from efficient_reasoning.inference.close_scaling import CloseScaling
@@ -213,7 +213,6 @@ def get_strategy(name: str, **parameters) -> Strategy:
     if name not in known:
         raise BadInput(f"Unknown strategy {name!r}{near(name, known)}")
     accepted = inspect.signature(known[name]).parameters
-    given = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
     for key in (*given, *parameters):
         if key not in accepted:
             raise BadInput(f"Strategy {name!r} has no parameter {key!r}{near(key, list(accepted))}")

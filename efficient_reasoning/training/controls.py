@@ -1,12 +1,16 @@
 """Control tokens: a text behind the question, such as `<|short|>`, that steers the length as one token.
 
 Rows name theirs under `control`. A token that the tokenizer does not have is added, not special (it stays in decoded
-text), starts as the mean of the tokens that spelt the text so far, and is trained. A later stage finds it in place.
+text), starts somewhere among the other tokens, and is trained. A later stage finds it in place.
+
+Where a token starts matters: as the mean of the pieces that spelt it, `<|keep 0.5|>` lies next to `<|keep 0.6|>`, and
+a short training leaves them so near to each other that the model heeds neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
@@ -46,22 +50,20 @@ def without_control(row: Mapping) -> Mapping:
     return {**row, "prompt": [*prompt[:-1], prompt[-1] | {"content": prompt[-1]["content"].replace(control, "")}]}
 
 
-def add_controls(tokenizer: PreTrainedTokenizerBase, controls: Iterable[str]) -> dict[int, list[int]]:
-    """Make each control one token of the tokenizer, in place.
-
-    Returns:
-        the ids of the new ones, each with the ids that the text had before.
-    """
+def add_controls(tokenizer: PreTrainedTokenizerBase, controls: Iterable[str]) -> list[int]:
+    """Make each control one token of the tokenizer, in place, and return the ids of the new ones."""
     from transformers import AddedToken
 
-    before = {control: tokenizer(control, add_special_tokens=False)["input_ids"] for control in controls}
-    tokenizer.add_tokens([AddedToken(control, normalized=False, special=False) for control in before])
-    ids = {tokenizer.convert_tokens_to_ids(control): old for control, old in before.items()}
-    return {new: old for new, old in ids.items() if old != [new]}
+    new = [text for text in controls if len(tokenizer(text, add_special_tokens=False)["input_ids"]) > 1]
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in new])
+    return tokenizer.convert_tokens_to_ids(new)
 
 
-def embed_controls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: Mapping[int, list[int]]) -> None:
-    """Give new tokens (`add_controls`) the mean embedding of the tokens that they replace, in place.
+def embed_controls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, new: Sequence[int]) -> None:
+    """Give new tokens (`add_controls`) embeddings as others have them, in place.
+
+    They are drawn, per dimension, with the mean and the deviation of the table. The text decides the draw, and not
+    which other texts are new.
 
     The table grows only where it has no row left: many models pad theirs.
     """
@@ -70,10 +72,16 @@ def embed_controls(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
 
     if not new:
         return
+    old_rows = min(new)
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     with torch.no_grad(), gather_params_ctx(tables, modifier_rank=0):
         for weight in {id(table): table for table in tables}.values():  # (V, D), one where they are tied
-            for token, old in new.items():
-                weight[token] = weight[old].mean(0)
+            mean, deviation = weight[:old_rows].float().mean(0), weight[:old_rows].float().std(0)
+            for token in new:
+                text = tokenizer.convert_ids_to_tokens(token)
+                seed = int.from_bytes(blake2b(text.encode(), digest_size=7).digest(), "big")
+                draw = torch.Generator().manual_seed(seed)
+                noise = torch.randn(weight.shape[1], generator=draw).to(weight.device)
+                weight[token] = (mean + deviation * noise).to(weight.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
@@ -34,7 +34,7 @@ def build_trainer(
     config: TrainingArguments,
     template: str | None,
     lora: LoraConfig | None,
-    new_tokens: Mapping[int, list[int]],
+    new_tokens: Sequence[int],
 ) -> Trainer:
     """TRL's trainer of an objective, ready to train.
 
@@ -44,7 +44,7 @@ def build_trainer(
         rows: with `prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
         template: chat template to train with (`Base.training_template`); the tokenizer keeps its own.
         lora: adapters to train instead of the weights.
-        new_tokens: of the tokenizer, and what they replace (`add_controls`).
+        new_tokens: of the tokenizer (`add_controls`).
 
     Raises:
         BadInput: settings that TRL refuses, rows that would be mixed, or none that is short enough.

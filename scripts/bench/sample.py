@@ -58,12 +58,13 @@ def main() -> None:
     parser.add_argument("--task", default="gsm_symbolic")
     parser.add_argument("--problems", type=int, default=8192, help="sampled by graph, 8 times each")
     parser.add_argument("--generate-problems", type=int, default=512, help="sampled by transformers, 8 times each")
+    parser.add_argument("--backend", default="graph?rows=1024&compile_step=true", help="of the first number")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     results = {}
-    for backend, problems in (("transformers", arguments.generate_problems), ("graph", arguments.problems)):
-        options = {"batch_size": 512} if backend == "transformers" else {}  # as many rows as graph has
-        reasoner = load_reasoner(arguments.model, backend, **options)
+    backends = {"transformers?batch_size=512": arguments.generate_problems, arguments.backend: arguments.problems}
+    for spec, problems in backends.items():
+        backend, reasoner = spec.partition("?")[0], load_reasoner(arguments.model, spec)
         sample(reasoner, arguments.task, max(64, problems // 8), 8, seed=1)
         results[backend] = sample(reasoner, arguments.task, problems, 8, seed=2)
         print(backend, {name: round(value, 3) for name, value in results[backend].items()}, flush=True)

@@ -237,6 +237,15 @@ def test_kept_reasoning_is_a_forced_close_that_led_nowhere():
     assert not solve(load_reasoner("overthinker", "mock", script=("so " * 40, "8")), QUESTIONS[0]).kept_reasoning
 
 
+def test_options_may_stand_behind_the_backend():
+    engine = load_reasoner("overthinker", "graph?rows=7&stride=2", compile_step=False).engine
+    assert (engine.rows, engine.stride, engine.compile_step) == (7, 2, False)
+    with pytest.raises(BadInput, match=r"backend graph: rows must be int, found 'many'"):
+        load_reasoner("overthinker", "graph?rows=many")
+    with pytest.raises(BadInput, match=r"Backend auto has no option 'rows'"):
+        load_reasoner("overthinker", "auto?rows=7")
+
+
 @pytest.mark.parametrize(
     ("backend", "option", "sentence"),
     [

@@ -29,30 +29,39 @@ def test_two_controls_of_one_prompt():
 
 def test_a_control_is_one_token_that_decoding_shows(tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
-    before = {control: tokenizer.encode(control) for control in (HALF, SHORT)}
     size = len(tokenizer)
     new = add_controls(tokenizer, [HALF, SHORT])
-    assert new == {size: before[HALF], size + 1: before[SHORT]}
+    assert new == [size, size + 1]
     ids = tokenizer.encode(add_control("What is 1 + 2?\n", HALF))
     assert ids.count(size) == 1
     assert tokenizer.decode(ids, skip_special_tokens=True) == f"What is 1 + 2?{HALF}\n"
-    assert add_controls(tokenizer, [HALF, SHORT]) == {}
+    assert add_controls(tokenizer, [HALF, SHORT]) == []
     assert len(tokenizer) == size + 2
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_new_token_starts_as_the_mean_of_what_it_replaces(tiny_model, tied):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=tied)
-    tables = [model.get_input_embeddings(), model.get_output_embeddings()]
-    if not tied:
-        tables[1].weight.data.normal_()
-    start = [table.weight.detach().clone() for table in tables]
-    tokenizer = load_tokenizer(str(tiny_model))
-    new = add_controls(tokenizer, [SHORT])
-    embed_controls(model, tokenizer, new)
-    [(token, old)] = new.items()
+def test_new_tokens_start_as_far_apart_as_others_are(tiny_model, tied):
+    def embedded(controls: list[str]):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=tied)
+        if not tied:
+            torch.manual_seed(0)
+            model.get_output_embeddings().weight.data.normal_(1, 2)
+        start = [
+            table.weight.detach().clone() for table in (model.get_input_embeddings(), model.get_output_embeddings())
+        ]
+        tokenizer = load_tokenizer(str(tiny_model))
+        embed_controls(model, tokenizer, add_controls(tokenizer, controls))
+        return model, start
+
+    controls = [f"<|keep 0.{tenths}|>" for tenths in range(1, 10)]
+    model, start = embedded(controls)
+    old = len(start[0])
     for table, before in zip((model.get_input_embeddings(), model.get_output_embeddings()), start, strict=True):
-        assert torch.allclose(table.weight[token], before[old].mean(0), atol=1e-6)
-        assert torch.equal(table.weight[:token], before)
-    assert model.config.vocab_size == token + 1
+        assert torch.equal(table.weight[:old], before)
+        new = table.weight[old:].detach()
+        assert new.shape == (9, before.shape[1])
+        assert 0.6 < torch.pdist(new).mean() / torch.pdist(before).mean() < 1.6
+    assert model.config.vocab_size == old + 9
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+    alone, _ = embedded(controls[4:5])
+    assert torch.equal(alone.get_input_embeddings().weight[old], model.get_input_embeddings().weight[old + 4])
