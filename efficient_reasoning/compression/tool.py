@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import inspect
 import json
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import digest, write_json
+from efficient_reasoning.files import digest, lock, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,11 +275,9 @@ class _Output:
 
     def _lock(self) -> bool:
         """Whether the file is ours alone, and still the one of that name."""
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._stream.fileno()), os.stat(self.partial))
-        except (BlockingIOError, FileNotFoundError):
-            return False
+        with contextlib.suppress(FileNotFoundError):
+            return lock(self._stream) and os.path.samestat(os.fstat(self._stream.fileno()), os.stat(self.partial))
+        return False
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
