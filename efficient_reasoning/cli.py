@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--strategy",
         default="budget-forcing",
-        type=_names,
+        type=_strategies,
         help="S[,S] of budget-forcing, no-thinking, ..., with parameters as in deer?threshold=0.9; an unknown name "
         "lists all (default: %(default)s)",
     )
@@ -401,8 +401,11 @@ def _budgets(text: str) -> list[int | None]:
     return [None if word == "none" else _count(word) for word in text.split(",")]
 
 
-def _names(text: str) -> list[str]:
-    return text.split(",")
+def _strategies(text: str) -> list[str]:
+    """Split at the commas between names; those of a parameter, as in `?wait_text=Hmm, wait`, stay."""
+    import re
+
+    return re.split(r",(?=[a-z][a-z0-9-]*(?:[?,]|$))", text)
 
 
 def _tasks(text: str) -> list[str]:

@@ -52,8 +52,9 @@ class Examples:
             if not shows_chains:
                 solution = _without_delimiters(solution, thinking)
             turns = [*asked, {"role": "assistant", "content": solution}]
-            if _key(asked) not in shortest or len(solution) < shortest[_key(asked)][0]:
-                shortest[_key(asked)] = len(solution), turns
+            tokens = row.get("total_tokens") or len(thinking.tokenizer.encode(solution, add_special_tokens=False))
+            if _key(asked) not in shortest or tokens < shortest[_key(asked)][0]:
+                shortest[_key(asked)] = tokens, turns
         if len(shortest) <= num_examples:
             raise BadInput(
                 f"{path}: has {len(shortest):,} solved problems; {num_examples + 1} are needed for {num_examples} "

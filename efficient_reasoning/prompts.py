@@ -112,9 +112,11 @@ def split_turns(tokenizer, messages: Sequence[dict]) -> list[dict]:
     """Cut a conversation into rows `{"prompt", "completion"}`, one for every assistant turn that answers something.
 
     Raises:
-        BadInput: no assistant turn answers a user, or the tokenizer has no chat template for more than one of them.
+        BadInput: what is no message, no assistant turn that answers a user, or several of them and a tokenizer without
+            a chat template.
     """
-    messages = list(messages)
+    if not isinstance(messages, (list, tuple)) or not all(map(_is_turn, messages)):
+        raise BadInput('messages: not a list of messages; write each as {"role": "user", "content": "..."}.')
     roles = [message["role"] for message in messages]
     turns = [i for i, role in enumerate(roles) if role == "assistant" and "user" in roles[:i]]
     if not turns:
@@ -126,3 +128,10 @@ def split_turns(tokenizer, messages: Sequence[dict]) -> list[dict]:
         raise BadInput(f"{name}: several turns need a chat template; give it one, or rows of one question each.")
     *system, question, response = (message["content"] for message in messages)
     return [{"prompt": make_prompt(tokenizer, question, *system), "completion": make_completion(tokenizer, response)}]
+
+
+def _is_turn(message: object) -> bool:
+    """Whether a template can render it; a call of tools may come without content."""
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        return False
+    return isinstance(message.get("content"), str) or bool(message.get("tool_calls"))

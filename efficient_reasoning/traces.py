@@ -7,7 +7,8 @@
 3. A chunk of samples meets all points before the next chunk starts, so that what one point has decoded serves the
    others. The file grows by one chunk of one point, which is read while the next one is decoded. The same command
    again skips what is there; a line torn by a kill is dropped and solved anew.
-4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in.
+4. A file belongs to one configuration, which stands in a YAML file beside it: another one is refused, never mixed in,
+   and so is a second run at the same time.
 5. A line is a training row too: its `prompt` and `completion` are what TRL takes, spelled from the decoded ids. They
    end where EOS stood, because the trainer sets its own.
 """
@@ -33,7 +34,7 @@ import yaml
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, read_jsonl, read_placed_jsonl
+from efficient_reasoning.files import atomic_file, lock, read_jsonl, read_placed_jsonl
 from efficient_reasoning.overthinking import Reader
 from efficient_reasoning.problems import FAMILIES, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
@@ -96,7 +97,8 @@ def sample_traces(
         the configuration.
 
     Raises:
-        BadInput: nothing to do, a budget below one token, ids that repeat, or a file of another configuration.
+        BadInput: nothing to do, a budget below one token, ids that repeat, a file of another configuration, or one
+            that another run is writing.
     """
     _check_request(problems, strategies, budgets, samples_per_problem)
     # Before the folder is claimed: a refused request leaves nothing behind.
@@ -123,7 +125,10 @@ def sample_traces(
         **(examples.settings if examples else {}),
     }
     _claim(config_path, config, path)
-    _solve_pending(reasoner, problems, config, path, examples)
+    with open(path, "a", encoding="utf-8") as stream:
+        if not lock(stream):
+            raise BadInput(f"{path}: another run is writing it; wait for that one, or choose another out.")
+        _solve_pending(reasoner, problems, config, stream, examples)
     return config
 
 
@@ -253,11 +258,11 @@ def _write_config(config_path: Path, config: dict, path: Path) -> None:
 
 
 def _solve_pending(
-    reasoner: Reasoner, problems: Sequence[Mapping], config: dict, path: Path, examples: Examples | None
+    reasoner: Reasoner, problems: Sequence[Mapping], config: dict, stream: IO[str], examples: Examples | None
 ) -> None:
     from tqdm import tqdm
 
-    done = _finished(path)
+    done = _finished(Path(stream.name))
     longest_first = sorted(config["budgets"], key=lambda budget: -math.inf if budget is None else -budget)
     points = [(strategy, budget) for strategy in config["strategies"] for budget in longest_first]
     samples = [(problem, index) for problem in problems for index in range(config["samples_per_problem"])]
@@ -267,7 +272,6 @@ def _solve_pending(
         "tokenizer_hash": tokenizer_hash(reasoner.tokenizer),
     }
     with (
-        open(path, "a", encoding="utf-8") as stream,
         Scribes(reasoner, len(points) * len(samples) - len(done)) as scribes,
         tqdm(
             total=len(points) * len(samples),
@@ -306,8 +310,6 @@ def _solve_pending(
 
 def _finished(path: Path) -> set[tuple[str, int | None, str, int]]:
     """Keys of the samples on the disk, after cutting off a line that a kill has torn."""
-    if not path.is_file():
-        return set()
     with open(path, "rb+") as stream:
         stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
     return {(row["strategy"], row["budget_tokens"], row["id"], row["sample_index"]) for row in read_jsonl(path)}

@@ -277,6 +277,13 @@ def test_tasks_are_split_where_a_task_begins(rooms, tmp_path, text, tasks):
     assert rooms["evaluate"][0] == ("m", tasks)
 
 
+def test_strategies_are_split_where_a_name_begins(rooms, tmp_path):
+    text = "control?text=<|short|>,budget-forcing?wait_text=Hmm, wait&waits=1,deer"
+    cli.main(["evaluate", "--model", "m", "--task", "sums", "--strategy", text, "--out", str(tmp_path)])
+    strategies = ["control?text=<|short|>", "budget-forcing?wait_text=Hmm, wait&waits=1", "deer"]
+    assert rooms["evaluate"][1]["strategies"] == strategies
+
+
 def test_evaluate(rooms, capsys, tmp_path):
     cli.main([
         "evaluate", "--model", "m", "--task", "sums,gym:chain_sum", "--strategy", "a,b", "--budgets", "64,none",

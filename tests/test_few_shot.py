@@ -83,6 +83,15 @@ def test_of_several_solutions_the_shortest_right_one_is_shown(examples):
     assert shown[1]["content"] == "<think>0+1</think>1"
 
 
+def test_the_shortest_has_the_fewest_tokens(examples):
+    """Not the fewest letters: a word is one token, and a number as many as it has digits."""
+    words, digits = (
+        row(0, completion="<think>Finally Finally</think>1"),
+        row(0, completion="<think>0+1=000001</think>1"),
+    )
+    assert examples([digits, words, row(1)], 1).ask(problem(1))[1]["content"] == words["completion"]
+
+
 def test_a_control_belongs_to_the_row_and_not_to_the_example(examples):
     rows = [row(number, prompt=f"{number}+1?<|short|>\n", control="<|short|>") for number in range(2)]
     assert examples(rows, num_examples=1).ask(problem(1))[0]["content"] == "0+1?"

@@ -16,7 +16,7 @@ import pytest
 from efficient_reasoning import answers
 from efficient_reasoning import traces as traces_module
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.files import lock, read_jsonl, write_jsonl
 from efficient_reasoning.inference import Completion, Ledger, load_reasoner
 from efficient_reasoning.problems import draw_problems
 from efficient_reasoning.prompts import encode_prompt
@@ -247,6 +247,17 @@ def test_a_cut_file_is_continued_with_the_same_traces(reasoner, problems, folder
     (tmp_path / "traces.jsonl").write_bytes(b"".join(lines[:7]) + lines[7][:99])
     assert list(map(without_cost, sampled(reasoner, problems, tmp_path))) == list(map(without_cost, traces))
     assert (tmp_path / "traces.jsonl").read_bytes().startswith(b"".join(lines[:7]))
+
+
+def test_a_second_run_cannot_write_the_same_file(reasoner, problems, folder, traces, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    before = (tmp_path / "traces.jsonl").read_bytes()
+    with open(tmp_path / "traces.jsonl", "a") as stream:
+        assert lock(stream)
+        with pytest.raises(BadInput, match=r"traces\.jsonl: another run is writing it"):
+            sampled(reasoner, problems, tmp_path)
+    assert (tmp_path / "traces.jsonl").read_bytes() == before
+    assert len(sampled(reasoner, problems, tmp_path)) == len(traces)
 
 
 def test_one_bar_that_stays_short_in_a_log(reasoner, problems, tmp_path, monkeypatch, capsys):

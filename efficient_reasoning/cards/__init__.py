@@ -234,7 +234,7 @@ def _results(summary: Mapping) -> dict:
     """The template's section of results, in words that are ready to print."""
     rows = [
         (
-            point["strategy"],
+            _cell(point["strategy"]),
             budget_label(point["budget_tokens"]),
             _interval(point["accuracy"], 100, " %"),
             _interval(point["total_tokens"]),
@@ -256,6 +256,11 @@ def _results(summary: Mapping) -> dict:
         "level": f"{100 * statistics['level']:g}",
         "resamples": f"{statistics['resamples']:,}",
     }
+
+
+def _cell(text: str) -> str:
+    """As a table takes it: a control, such as "<|short|>", has what divides columns."""
+    return text.replace("|", "\\|")
 
 
 def _interval(entry: Mapping, scale: float = 1, unit: str = "") -> str:
@@ -293,13 +298,19 @@ def _commands(
 
     def solve(point: OperatingPoint, *more: str) -> str:
         budget = [f"--budget-tokens {point.budget_tokens}"] if point.budget_tokens else []
-        words = ["efficient-reasoning solve", f"--model {repo}", f"--strategy {point.strategy}", *budget, *sampling]
+        words = [
+            "efficient-reasoning solve",
+            f"--model {repo}",
+            f"--strategy {shlex.quote(point.strategy)}",
+            *budget,
+            *sampling,
+        ]
         return " ".join([*words, *more, asked])
 
     rows = [
         (
             point.purpose,
-            point.strategy,
+            _cell(point.strategy),
             budget_label(point.budget_tokens),
             f"{100 * point.accuracy:.1f} %",
             f"{point.spent_tokens:,.1f}",

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import inspect
 import json
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import digest, write_json
+from efficient_reasoning.files import digest, lock, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -276,13 +275,13 @@ class _Output:
 
     def _lock(self) -> bool:
         """Whether the file is ours alone, still the one of that name, and holds what the report says."""
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            opened = os.fstat(self._stream.fileno())
-            is_whole = opened.st_size >= self.report["bytes"]  # not one that was renamed since the report was read
-            return is_whole and os.path.samestat(opened, os.stat(self.partial))
-        except (BlockingIOError, FileNotFoundError):
+        if not lock(self._stream):
             return False
+        opened = os.fstat(self._stream.fileno())
+        is_whole = opened.st_size >= self.report["bytes"]  # not one that was renamed since the report was read
+        with contextlib.suppress(FileNotFoundError):
+            return is_whole and os.path.samestat(opened, os.stat(self.partial))
+        return False
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()

@@ -389,7 +389,9 @@ def _align(lines: Sequence[Sequence[str]], left: int) -> str:
 
 def _markdown(lines: Sequence[Sequence[str]], left: int) -> str:
     rule = ("---",) * left + ("---:",) * (len(lines[0]) - left)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+    # A control, such as "<|short|>", has what divides columns.
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in (lines[0], rule, *lines[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _write(

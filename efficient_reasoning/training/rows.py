@@ -31,7 +31,10 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
         rows = Dataset.from_parquet(path)
     else:
         # Objects with different keys (metadata) stay as they are, instead of being filled up with each other's keys.
-        rows = Dataset.from_list(_read_rows(path, required), on_mixed_types="use_json")
+        try:
+            rows = Dataset.from_list(_read_rows(path, required), on_mixed_types="use_json")
+        except UnicodeEncodeError:
+            raise BadInput(f"{path}: half of a surrogate pair in it; write the character again.") from None
     if len(rows) == 0:
         raise BadInput(f"{path}: no training rows in it; look at what the data tool kept.")
     missing = [name for name in required if name not in rows.column_names]
@@ -55,7 +58,13 @@ def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         rows = load_rows(path, ("prompt", "completion"))
         _check_kind(path, rows, ("prompt", "completion"), tokenizer)
         return rows
-    return Dataset.from_list([turn for row in rows for turn in split_turns(tokenizer, row["messages"])])
+    rows, turns = load_rows(path, ("messages",)), []
+    for number, row in enumerate(rows, start=1):
+        try:
+            turns += split_turns(tokenizer, row["messages"])
+        except BadInput as error:
+            raise BadInput(f"{path}, row {number}: {error}") from None
+    return Dataset.from_list(turns)
 
 
 def load_pairs(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -112,7 +121,7 @@ def response_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[l
     known = [rows[name] for name in ("total_tokens", "reference_tokens") if name in columns and None not in rows[name]]
     lengths = known[:1]
     for name in [name for name in ("completion", "chosen", "rejected") if name in columns][len(lengths) :]:
-        texts = [text if isinstance(text, str) else text[0]["content"] for text in rows[name]]
+        texts = [text if isinstance(text, str) else text[0]["content"] or "" for text in rows[name]]
         end = tokenizer.eos_token_id
         lengths.append([sum(token != end for token in ids) for ids in tokenizer(texts)["input_ids"]])
     return lengths
@@ -146,6 +155,8 @@ def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
             if value is not None and kinds.setdefault(name, kind) != kind:
                 raise BadInput(f"{path}, line {number}: {name} is {kind}, but {kinds[name]} before; write one kind.")
         rows.append(row)
+    if rows:  # a table has the columns of its first row
+        rows[0] = dict.fromkeys(kinds) | rows[0]
     return rows
 
 

@@ -13,6 +13,7 @@ import pytest
 from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import Interval, compare, evaluate
+from efficient_reasoning.evaluation.compare import _markdown
 from efficient_reasoning.evaluation.statistics import mark_of
 from efficient_reasoning.evaluation.summary import read_summary, summarise
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
@@ -253,6 +254,12 @@ def test_the_efficiency_score_of_a_row_is_that_of_its_means(runs):
     assert row.aes == pytest.approx(saved - 5 * lost)
     assert row.aes_as_published == pytest.approx(saved + 5 * lost)
     assert base.aes is None
+
+
+def test_a_control_divides_no_column():
+    assert _markdown([["strategy", "n"], ["control?text=<|x|>", "1"]], 1).splitlines()[2] == (
+        r"| control?text=<\|x\|> | 1 |"
+    )
 
 
 def test_whole_runs_are_compared_by_their_fronts(runs):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
-from efficient_reasoning.cards import operating_points
+from efficient_reasoning.cards import OperatingPoint, _commands, operating_points
+from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.files import read_jsonl, write_jsonl
 
 NUM_PROBLEMS = 2000
@@ -64,3 +67,13 @@ def test_a_point_that_was_cut_off_does_not_matter(tmp_path, points_of):
 def test_equal_points_are_recommended_once(points_of):
     chosen = points_of(best=(1900, 200.0), same=(1900, 200.0), cheap=(1500, 50.0), cheap_too=(1500, 50.0))
     assert chosen == {"best": "best accuracy", "cheap": "on the front"}
+
+
+def test_a_control_survives_the_shell_and_the_table(tmp_path):
+    control = "control?text=<|short|>"
+    point = OperatingPoint("best accuracy", control, None, accuracy=0.9, total_tokens=9.0, spent_tokens=9.0)
+    config = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512}
+    section = _commands(tmp_path, "o/n", ReasoningMetadata("m", "sft", latent_steps=1), config, "1+1?", [point])
+    [(_, command)] = section["solve_commands"]
+    assert shlex.split(command)[-2:] == [control, "1+1?"]
+    assert section["points"][0][1] == r"control?text=<\|short\|>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -26,6 +27,13 @@ def test_rows_come_back_as_they_were_written(tmp_path):
     ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert list(load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))) == rows
+
+
+def test_a_column_that_the_first_row_lacks_is_one(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [ROW, ROW | {"control": "<|x|>", "adapter_scale": 0.5}])
+    first, second = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
+    assert (first["control"], second["control"]) == (None, "<|x|>")
+    assert (first["adapter_scale"], second["adapter_scale"]) == (None, 0.5)
 
 
 def test_parquet_is_read_too(tmp_path):
@@ -72,6 +80,33 @@ def test_conversations_become_one_row_a_turn(tmp_path):
     assert [row["prompt"] for row in rows] == [turns[:1], turns[:3], turns[:1]]
     write_jsonl(tmp_path / "rows.jsonl", [ROW])
     assert list(load_turns(str(tmp_path / "rows.jsonl"), tokenizer)) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"messages": MESSAGES}], "row 1: messages: no assistant turn follows a user's"),
+        ([{"messages": [{"content": "a"}]}], "row 1: messages: not a list of messages"),
+        (
+            [{"messages": [*MESSAGES, {"role": "assistant", "content": None}]}],
+            "row 1: messages: not a list of messages",
+        ),
+        ([{"messages": "a"}], "row 1: messages: not a list of messages"),
+        ([{"messages": MESSAGES}, ROW], "line 2: no 'messages'"),
+        ([{"prompt": chr(0xD83D), "completion": "a"}], "half of a surrogate pair"),
+    ],
+)
+def test_bad_conversations_are_named(tmp_path, rows, sentence):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match=rf"rows\.jsonl(, |: ){sentence}"):
+        load_turns(str(tmp_path / "rows.jsonl"), SimpleNamespace(chat_template="x"))
+
+
+def test_a_call_of_tools_needs_no_content(tmp_path, tiny_model):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add"}}]}
+    write_jsonl(tmp_path / "rows.jsonl", [{"messages": [*MESSAGES, call]}])
+    rows = load_turns(str(tmp_path / "rows.jsonl"), SimpleNamespace(chat_template="x"))
+    assert summary(rows, load_tokenizer(str(tiny_model))) == "1 rows, mean tokens 0.0"
 
 
 @pytest.mark.parametrize(
