@@ -52,9 +52,10 @@ class Scale:
     batch_size: int = 32
     test_problems: int = 500
     max_new_tokens: int = 400
+    temperatures: tuple[float, ...] = (0.0, 0.6)
 
 
-TOY = Scale(rows=64, scored_rows=8, steps=6, batch_size=1, test_problems=8, max_new_tokens=160)
+TOY = Scale(64, 6, 6, 1, 4, 96, (0.6,))
 
 
 @dataclass
@@ -76,7 +77,7 @@ class ChatBench(Bench):
     def measure(self, name: str, model: Path | str, controls: Sequence[str] = ()) -> None:
         """Evaluate a model under each control, and build the folder of the Hub for one that was trained."""
         strategies = [f"control?text={control}" for control in controls] or ["budget-forcing"]
-        for temperature in (0.0, 0.6):
+        for temperature in self.scale.temperatures:
             folder = self.out / "evaluation" / f"{name}@{temperature:g}"
             if not (folder / "summary.json").is_file():
                 options = {"model": model, "tasks": self.task, "strategies": strategies, "temperature": temperature}
@@ -156,7 +157,7 @@ def points(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield strategy, np.array([rows[name] for name in sorted(rows)], float)
 
 
-def table(out: Path) -> str:
+def table(out: Path, temperatures: Sequence[float]) -> str:
     """What the rows are, and every point beside the control at the same temperature; OUT has to hold the control."""
     lines = []
     for path in sorted((out / "rows").glob("*.report.json")):
@@ -165,9 +166,9 @@ def table(out: Path) -> str:
         "| temperature | model | control | accuracy [95 %] | change [95 %] | tokens | ratio | cut off |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for temperature in ("0", "0.6"):
-        [(_, control)] = points(out / "evaluation" / f"{CONTROL}@{temperature}")
-        for folder in sorted((out / "evaluation").glob(f"*@{temperature}")):
+    for temperature in temperatures:
+        [(_, control)] = points(out / "evaluation" / f"{CONTROL}@{temperature:g}")
+        for folder in sorted((out / "evaluation").glob(f"*@{temperature:g}")):
             for strategy, values in points(folder):
                 correct, tokens, cut = values.T
                 problems = range(len(values))
@@ -176,7 +177,7 @@ def table(out: Path) -> str:
                 low, high = 100 * change.low, 100 * change.high
                 named = strategy.removeprefix("control?text=").replace("|", "\\|") if "=" in strategy else ""
                 lines.append(
-                    f"| {temperature} | {folder.name.partition('@')[0]} | {named} "
+                    f"| {temperature:g} | {folder.name.partition('@')[0]} | {named} "
                     f"| {accuracy.mean:.1%} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}] "
                     f"| {100 * change.mean:+.1f} [{low:+.1f}, {high:+.1f}] {mark_of(change)} "
                     f"| {tokens.mean():.1f} | {tokens.mean() / control[:, 1].mean():.2f} | {cut.mean():.1%} |"
@@ -201,7 +202,7 @@ def main() -> None:
     for name in dict.fromkeys([CONTROL, *arguments.only]):
         ARMS[name](bench, verbose)
     with atomic_file(arguments.out / "table.md") as stream:
-        stream.write(text := table(arguments.out))
+        stream.write(text := table(arguments.out, scale.temperatures))
     print(text)
 
 
