@@ -104,6 +104,8 @@ def test_the_whole_chain_runs_once_and_is_tabled(tmp_path, monkeypatch):
     assert {name.rpartition("gsm8k-")[2] for name in published} == {"verbose", "uncompressed", "c3ot", "spirit"}
     table = (tmp_path / "out" / "table.md").read_text()
     lines = [line.split(" | ")[1:3] for line in table.splitlines() if line.startswith("| 0 ")]
+    with pytest.raises(BadInput, match="another scale; choose another --out"):
+        gsm8k_smollm2.claim(tmp_path / "out", {})
     assert lines == [
         ["c3ot", "<\\|short\\|>"], ["c3ot", "<\\|long\\|>"], ["spirit", ""], ["uncompressed", ""], ["verbose", ""],
     ]  # fmt: skip

@@ -21,6 +21,7 @@ The commands stand in OUT/commands.txt, with their seconds. The same command aga
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import time
@@ -32,10 +33,11 @@ import numpy as np
 
 from efficient_reasoning.compression.tokenizer import load_thinking
 from efficient_reasoning.compression.tool import describe
-from efficient_reasoning.errors import run
+from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.evaluation.statistics import bootstrap, mark_of, paired_bootstrap
 from efficient_reasoning.evaluation.summary import generated_tokens
-from efficient_reasoning.files import atomic_file, read_jsonl, write_jsonl
+from efficient_reasoning.files import atomic_file, read_jsonl, write_json, write_jsonl
+from efficient_reasoning.problems import load_problems
 from scripts import gsm8k_chains
 from scripts.bench.compression import RATIOS, Bench, flags
 
@@ -135,6 +137,16 @@ ARMS: dict[str, Callable[[ChatBench, Path], None]] = {
 }
 
 
+def claim(out: Path, settings: dict) -> None:
+    """Make `out` the folder of these settings, or refuse: what stands there is taken as done."""
+    path = out / "settings.json"
+    settings = {name: value for name, value in settings.items() if name not in ("out", "only")}
+    settings = json.loads(json.dumps(settings))
+    if path.is_file() and json.loads(path.read_text()) != settings:
+        raise BadInput(f"{out}: holds a run of other files or another scale; choose another --out.")
+    write_json(path, settings)
+
+
 def write_traces(bench: ChatBench, train: str) -> None:
     """GSM8K's solutions as traces, and the first of them for what takes long."""
     traces = bench.out / "traces.jsonl"
@@ -196,7 +208,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     scale = TOY if arguments.toy else Scale()
-    bench = ChatBench(arguments.base, arguments.out, scale, [], f"file:{arguments.test}")
+    claim(arguments.out, vars(arguments) | dataclasses.asdict(scale))
+    task = f"file:{arguments.test}"
+    problems = load_problems(task, num_problems=scale.test_problems)  # what is wrong with them shows before training
+    bench = ChatBench(arguments.base, arguments.out, scale, problems, task)
     write_traces(bench, arguments.train)
     verbose = bench.learn("verbose", "shortest_correct", bench.base, keep="random")
     for name in dict.fromkeys([CONTROL, *arguments.only]):
