@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
-from efficient_reasoning.compression.chains import whole_row
+from efficient_reasoning.compression.chains import is_solved, whole_row
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -66,9 +66,7 @@ def cot_valve(
     """
     rejected = Counter() if rejected is None else rejected
     for traces in by_problem(rows):
-        usable = [
-            trace for trace in traces if trace["correct"] and not trace["truncated"] and trace["thinking_tokens"]
-        ]
+        usable = [trace for trace in traces if is_solved(trace) and trace["thinking_tokens"]]
         # One for each length, the same whatever the order of the files.
         usable.sort(key=lambda trace: (-trace["total_tokens"], -trace["seed"], trace["thinking"]))
         chains = list({trace["total_tokens"]: trace for trace in usable}.values())

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
+from efficient_reasoning.compression.chains import is_solved, whole_row
 from efficient_reasoning.compression.pairs import pair_row
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
@@ -70,7 +71,7 @@ def long2short_pairs(
     for group in by_problem(rows):
         traces = [trace for trace in group if not trace["truncated"]]
         candidates = [
-            trace for trace in traces if trace["correct"] and trace["thinking_tokens"] >= min_thinking_tokens
+            trace for trace in traces if is_solved(trace) and trace["thinking_tokens"] >= min_thinking_tokens
         ]
         if not candidates:
             rejected["without a correct trace"] += 1
@@ -88,15 +89,7 @@ def long2short_pairs(
             rejected["without a longer trace"] += 1
             continue
         source_tokens = sum(trace["total_tokens"] for trace in candidates) / len(candidates)
-        row = {
-            "prompt": chosen["prompt"],
-            "completion": chosen["completion"],
-            "method": "long2short_pairs",
-            "keep_ratio": tokens / source_tokens,
-            "source_id": chosen["id"],
-            "source_tokens": source_tokens,
-            "total_tokens": tokens,
-        }
+        row = whole_row(chosen, source_tokens, method="long2short_pairs")
         longer.sort(key=lambda trace: (-trace["total_tokens"], trace["seed"]))
         yield from (pair_row(row, trace) for trace in longer[:max_pairs])
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from efficient_reasoning.compression import CompressionArguments, compress
+from efficient_reasoning.compression.chains import is_solved, whole_row
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import run
 
@@ -69,13 +70,13 @@ def shortest_correct(
     problems: set[str] = set()
     for row in rows:
         problems.add(row["id"])
-        if row["truncated"] or (shortest and not (row["correct"] and row["thinking_tokens"] >= min_thinking_tokens)):
+        if row["truncated"] or (shortest and not (is_solved(row) and row["thinking_tokens"] >= min_thinking_tokens)):
             continue
         problem = row["id"]
         lot = random.Random(f"{seed}/{problem}/{row['seed']}").random()
         rank = (row["total_tokens"], lot) if shortest else (lot,)
         if problem not in best or rank < best[problem][0]:
-            best[problem] = rank, {key: row[key] for key in ("prompt", "completion", "total_tokens")}
+            best[problem] = rank, {key: row[key] for key in ("id", "prompt", "completion", "total_tokens")}
         count, tokens = lengths.get(problem, (0, 0))
         lengths[problem] = count + 1, tokens + row["total_tokens"]
     rejected["without a trace to keep"] += len(problems) - len(best)
@@ -84,15 +85,7 @@ def shortest_correct(
         if shortest and count < min_correct:
             rejected["with too few correct traces"] += 1
             continue
-        yield {
-            "prompt": row["prompt"],
-            "completion": row["completion"],
-            "method": "shortest_correct" if shortest else "unfiltered",
-            "keep_ratio": row["total_tokens"] * count / tokens,
-            "source_id": problem,
-            "source_tokens": tokens / count,
-            "total_tokens": row["total_tokens"],
-        }
+        yield whole_row(row, tokens / count, method="shortest_correct" if shortest else "unfiltered")
 
 
 def main(argv: list[str] | None = None) -> None:

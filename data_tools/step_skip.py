@@ -116,12 +116,11 @@ def step_skip(
         `skipped_steps`; `control` is None where there is none.
 
     Raises:
-        BadInput: a problem that cannot be asked or verified, or a trace of another tokenizer (without an engine).
+        BadInput: a problem that cannot be asked or verified, or a trace of another tokenizer.
     """
     rejected = Counter() if rejected is None else rejected
     problems: list[list[tuple[int, Mapping]]] = []  # of each problem: steps and trace
-    # A trained model has tokens that the traces' has not, and the others where they were.
-    for traces in by_problem(same_tokenizer(rows, thinking) if engine is None else rows):
+    for traces in by_problem(same_tokenizer(rows, thinking)):
         usable = first_usable(traces, thinking, rejected, max_traces=max_traces)
         counted = [(steps, trace) for trace in usable if (steps := _count(trace["thinking"], unit))]
         rejected["without an equation"] += len(usable) - len(counted)

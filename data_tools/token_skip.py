@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import random
 from bisect import bisect_left
 from collections import Counter
@@ -32,6 +31,7 @@ from statistics import mean
 from typing import Literal
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress, refusal, training_row
+from efficient_reasoning.compression.chains import question_text
 from efficient_reasoning.compression.importance import (
     LLMLINGUA_2,
     Importance,
@@ -42,6 +42,7 @@ from efficient_reasoning.compression.importance import (
     word_values,
 )
 from efficient_reasoning.compression.token_classifier import is_trained_on, train_token_classifier
+from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.compression.tool import TraceFiles
 from efficient_reasoning.compression.words import NUMBER, is_remark, join_words, split_chunks, split_words
 from efficient_reasoning.config import parse
@@ -116,11 +117,17 @@ def token_skip(
     Yields:
         `prompt` (with the control), `completion`, `control`, `method`, `keep_ratio` (reached), `requested_ratio`,
         `source_id`, `source_tokens`, `total_tokens`.
+
+    Raises:
+        BadInput: a trace of another tokenizer.
     """
     rejected = Counter() if rejected is None else rejected
-    fit = (row for row in rows if not _refused(row, thinking, max_tokens, rejected))
+    fit = (row for row in same_tokenizer(rows, thinking) if not _refused(row, thinking, max_tokens, rejected))
     while batch := list(itertools.islice(fit, _RATED_TOGETHER)):
         for row, ratings in zip(batch, engine.rate([row["thinking"] for row in batch]), strict=True):
+            if ratings is None:
+                rejected["too long to be rated"] += 1
+                continue
             chain = _Chain(row, thinking, ratings, level)
             if all_ratios:
                 wanted = ratios
@@ -259,7 +266,7 @@ class _Chain:
     @functools.cached_property
     def _given(self) -> set[str]:
         """Numbers of the question, which need nobody to say them."""
-        return _numbers(json.dumps(self.trace["prompt"]))
+        return _numbers(question_text(self.trace))
 
     @functools.cached_property
     def _answer(self) -> set[str]:
@@ -282,7 +289,7 @@ def load_importance(arguments: TokenSkipArguments, source: TraceFiles, thinking:
         return TokenClassifier(arguments.importance_model)
     folder = Path(f"{arguments.out}.classifier")
     if not is_trained_on(folder, source.digest):
-        groups = by_problem(source.read(0, len(source)))
+        groups = by_problem(same_tokenizer(source.read(0, len(source)), thinking))
         report = train_token_classifier(groups, thinking, folder, source=source.digest)
         auc = "no problem held out" if report["auc"] is None else f"AUC {report['auc']:.2f} on problems held out"
         print(f"{folder}: learnt from {report['pairs']:,} long and short chains, {auc}.")
@@ -302,10 +309,7 @@ def print_ratios(path: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(TokenSkipArguments, argv=argv, doc=__doc__)
 
-    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
-
-    folder = resolve_model(arguments.model)
-    thinking = thinking_format(folder, load_tokenizer(folder))
+    thinking = load_thinking(arguments.model)
     source = TraceFiles([arguments.traces] if isinstance(arguments.traces, str) else arguments.traces)
     importance = load_importance(arguments, source, thinking)
     compress(arguments, token_skip, importance, source, thinking=thinking)

@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.compression import CompressionArguments, by_problem, compress, refusal, training_row
+from efficient_reasoning.compression import CompressionArguments, by_problem, compress, training_row
+from efficient_reasoning.compression.chains import usable_traces
+from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -59,24 +61,27 @@ def truncated(
 
     Yields:
         rows as `training_row` makes them.
+
+    Raises:
+        BadInput: a trace of another tokenizer.
     """
     rejected = Counter() if rejected is None else rejected
-    for traces in by_problem(rows):
-        usable = [trace for trace in traces if refusal(trace, thinking, max_tokens) is None]
+    for traces in by_problem(same_tokenizer(rows, thinking)):
+        usable = usable_traces(traces, thinking, rejected, max_tokens)
         if not usable:
-            rejected["without a trace to keep"] += 1
             continue
-        trace = random.Random(f"{seed}/{traces[0]['id']}").choice(usable)
+        trace = random.Random(f"{seed}/{usable[0]['id']}").choice(usable)
         ids = thinking.split(trace["completion_ids"], trace["prompt_ids"]).thinking_ids
         dropped = round((1 - keep_ratio) * trace["total_tokens"])
-        kept = thinking.tokenizer.decode(ids[: max(0, len(ids) - dropped)], clean_up_tokenization_spaces=False)
+        if dropped >= len(ids):
+            rejected["no thinking left"] += 1
+            continue
+        kept = thinking.tokenizer.decode(ids[: len(ids) - dropped], clean_up_tokenization_spaces=False)
         yield training_row(trace, thinking, kept, method="truncated")
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(TruncatedArguments, argv=argv, doc=__doc__)
-
-    from efficient_reasoning.compression.tokenizer import load_thinking
 
     compress(arguments, truncated, thinking=load_thinking(arguments.model))
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 LOOP_REPEATS = 3
 LOOP_TOKENS = 64
 _GRAM = 32
+_MOST_VERDICTS = 100_000  # remembered: a run may read millions of problems
 
 _END = re.compile(r"[.!?][\"')\]*]*\Z")
 # The number of an item ("2. Then ...") is no answer.
@@ -152,6 +153,8 @@ class Reader:
 
     def _verify(self, problem: Mapping, candidate: str) -> bool:
         key = (problem["id"], candidate)
+        if len(self._verdicts) >= _MOST_VERDICTS:
+            self._verdicts.clear()
         if key not in self._verdicts:
             self._verdicts[key] = _is_correct(problem, candidate)
         return self._verdicts[key]

@@ -24,7 +24,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -49,10 +49,13 @@ _MANY_SAMPLES = 8192
 FORMAT = 2  # of a line; raised when its fields change, so that two kinds never stand in one file
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 # What data tools rely on. (No gold answer: some verifiers do without.)
-_NEEDED = (
-    "id", "task", "prompt", "completion", "prompt_ids", "completion_ids", "thinking", "final_answer", "correct",
-    "truncated", "thinking_tokens", "total_tokens", "seed",
-)  # fmt: skip
+_NEEDED = {
+    **dict.fromkeys(("id", "task", "thinking", "final_answer"), str),
+    **dict.fromkeys(("prompt", "completion"), (str, list)),
+    **dict.fromkeys(("prompt_ids", "completion_ids"), list),
+    **dict.fromkeys(("correct", "truncated"), bool),
+    **dict.fromkeys(("thinking_tokens", "total_tokens", "seed"), int),
+}
 
 
 def sample_traces(
@@ -140,11 +143,12 @@ def read_traces(path: str | Path) -> Iterator[dict]:
 def placed_traces(path: str | Path) -> Iterator[tuple[int, dict]]:
     """`read_traces` with the byte at which each line begins."""
     for number, offset, trace in read_placed_jsonl(path):
-        missing = [name for name in _NEEDED if trace.get(name) is None]
-        if missing:
+        wrong = next((name for name, kind in _NEEDED.items() if not isinstance(trace.get(name), kind)), None)
+        if wrong is not None:
+            fault = f"no {wrong!r} in it" if trace.get(wrong) is None else f"its {wrong!r} is {trace[wrong]!r:.50}"
             raise BadInput(
-                f"{path}, line {number}: no {missing[0]!r} in it; give a file that "
-                "`efficient-reasoning data sample` or `evaluate` wrote."
+                f"{path}, line {number}: {fault}; give a file that `efficient-reasoning data sample` or `evaluate` "
+                "wrote."
             )
         yield offset, trace
 
@@ -170,9 +174,10 @@ def sample_seed(seed: int, problem_id: str, sample_index: int) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def tokenizer_hash(tokenizer) -> str:
-    """Hash of the vocabulary: where it is equal, the ids of two traces mean the same."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
+def tokenizer_hash(tokenizer, without: Collection[str] = ()) -> str:
+    """Hash of the vocabulary, some tokens left out: where it is equal, the ids of two traces mean the same."""
+    kept = sorted((token, number) for token, number in tokenizer.get_vocab().items() if token not in without)
+    vocabulary = json.dumps(kept, ensure_ascii=False)
     return hashlib.blake2b(vocabulary.encode(), digest_size=8).hexdigest()
 
 

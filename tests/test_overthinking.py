@@ -160,6 +160,14 @@ def test_gold_of_gym_may_be_a_number_or_tagged(reader, monkeypatch):
     assert reader.read(encode(text), [], problem("a b", "gym:x"), False) == Reading(first, length(text), False)
 
 
+def test_a_reader_remembers_verdicts_only_up_to_a_point(reader, monkeypatch):
+    monkeypatch.setattr("efficient_reasoning.overthinking._MOST_VERDICTS", 3)
+    for number in range(20):
+        text = f"<think>It is {number}. Or 4. Or 8. Or 5.</think>5"
+        assert read(reader, text, problem(id=f"p{number}")).first_correct_tokens is not None
+        assert len(reader._verdicts) <= 3
+
+
 def test_without_gold_answers_the_majority_is_right(reader):
     of = problem(None, "agrees_with_base", base_answers=["8", "8", "7"])
     assert read(reader, THINKING, of).first_correct_tokens == length("<think>5-3=2. Not so: 5+3=8.")

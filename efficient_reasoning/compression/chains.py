@@ -29,6 +29,11 @@ def by_problem(rows: Iterable[Mapping]) -> Iterator[list[Mapping]]:
         yield list(group)
 
 
+def is_solved(trace: Mapping) -> bool:
+    """Whether a trace ended with a right answer; one that ended in its thinking has none, whatever its label says."""
+    return trace["correct"] and not trace["truncated"] and bool(trace["final_answer"].strip())
+
+
 def refusal(trace: Mapping, thinking: ThinkingFormat, max_tokens: int | None = None) -> str | None:
     """Why a trace cannot be compressed, in the words that a report counts; None where it can.
 

@@ -13,6 +13,7 @@ and whole words, can be rated by them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +51,8 @@ class Importance(Protocol):
 
     weights: str | None
 
-    def rate(self, texts: Sequence[str]) -> list[list[Rating]]:
-        """The tokens of each text, in order."""
+    def rate(self, texts: Sequence[str]) -> list[list[Rating] | None]:
+        """The tokens of each text, in order; None of a text that is too long for the model."""
         ...
 
 
@@ -76,11 +77,12 @@ class SelfInformation:
         prompt_ids = encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, ""))
         self._prefix = [*prompt_ids, *reasoner.thinking.open(prompt_ids)]
 
-    def rate(self, texts: Sequence[str]) -> list[list[Rating]]:
+    def rate(self, texts: Sequence[str]) -> list[list[Rating] | None]:
         encoded = [_encode(self.reasoner.tokenizer, text) for text in texts]
-        ratings: list[list[Rating]] = [[] for _ in texts]
-        order = sorted((i for i, (ids, _) in enumerate(encoded) if ids), key=lambda i: len(encoded[i][0]))
-        self._check_length(len(encoded[order[-1]][0]) if order else 0)
+        lengths = [len(ids) for ids, _ in encoded]
+        longest = (self.reasoner.context_tokens or math.inf) - len(self._prefix)
+        ratings: list[list[Rating] | None] = [[] if length <= longest else None for length in lengths]
+        order = sorted((i for i, length in enumerate(lengths) if 0 < length <= longest), key=lengths.__getitem__)
         for begin in range(0, len(order), _CHAINS):  # of about one length, because all are padded to the longest
             chosen = order[begin : begin + _CHAINS]
             scores = self.reasoner.engine.score([(self._prefix, encoded[i][0]) for i in chosen])
@@ -88,14 +90,6 @@ class SelfInformation:
                 places = encoded[i][1]
                 ratings[i] = [Rating(*place, -nats) for place, nats in zip(places, score.logprobs, strict=True)]
         return ratings
-
-    def _check_length(self, tokens: int) -> None:
-        context, tokens = self.reasoner.context_tokens, tokens + len(self._prefix)
-        if context is not None and tokens > context:
-            raise BadInput(
-                f"{self.reasoner.name}: a chain of {tokens:,} tokens is longer than its {context:,} positions; "
-                "leave such traces out with max_tokens."
-            )
 
 
 class TokenClassifier:

@@ -21,18 +21,30 @@ def load_thinking(model: str) -> ThinkingFormat:
 
 
 def same_tokenizer(rows: Iterable[Mapping], thinking: ThinkingFormat) -> Iterator[Mapping]:
-    """The traces, as long as their ids are of this tokenizer.
+    """The traces, as long as their ids are of this tokenizer, or of what it was before tokens were added to it.
 
     Raises:
         BadInput: a trace of another tokenizer.
     """
     from efficient_reasoning.traces import tokenizer_hash
 
-    own = tokenizer_hash(thinking.tokenizer)
+    known: set[str | None] = {None, tokenizer_hash(thinking.tokenizer)}
     for row in rows:
-        if row.get("tokenizer_hash", own) != own:
+        if (said := row.get("tokenizer_hash")) not in known:
+            known |= set(_earlier_hashes(thinking.tokenizer))
+        if said not in known:
             raise BadInput(
                 f"Trace of problem {row['id']!r}: its ids are of another tokenizer than that of model; give the model "
                 f"that wrote the traces ({row.get('model')})."
             )
         yield row
+
+
+def _earlier_hashes(tokenizer) -> Iterator[str]:
+    """Of the tokenizer without its last added token, without the last two, ...: controls come last."""
+    from efficient_reasoning.traces import tokenizer_hash
+
+    added = tokenizer.get_added_vocab()
+    last_first = sorted(added, key=added.get, reverse=True)
+    for count in range(1, len(last_first) + 1):
+        yield tokenizer_hash(tokenizer, without=last_first[:count])

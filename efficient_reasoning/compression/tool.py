@@ -113,7 +113,7 @@ def describe(path: Path, report: Mapping) -> str:
     if report["source_tokens"]:
         before, after = report["source_tokens"] / rows, report["total_tokens"] / rows
         lines[0] += f", mean tokens {before:.1f} -> {after:.1f} (ratio {report['ratio']:.2f})"
-    for control, sums in report["controls"].items():
+    for control, sums in sorted(report["controls"].items()):
         lines.append(f"{control}: {sums['rows']:,} rows, ratio {sums['total_tokens'] / sums['source_tokens']:.2f}")
     if left_out:
         lines.append(f"Left out {left_out / (rows + left_out):.1%}: {_reasons(report['rejected'])}")
@@ -275,10 +275,12 @@ class _Output:
         return self
 
     def _lock(self) -> bool:
-        """Whether the file is ours alone, and still the one of that name."""
+        """Whether the file is ours alone, still the one of that name, and holds what the report says."""
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return os.path.samestat(os.fstat(self._stream.fileno()), os.stat(self.partial))
+            opened = os.fstat(self._stream.fileno())
+            is_whole = opened.st_size >= self.report["bytes"]  # not one that was renamed since the report was read
+            return is_whole and os.path.samestat(opened, os.stat(self.partial))
         except (BlockingIOError, FileNotFoundError):
             return False
 
@@ -289,13 +291,19 @@ class _Output:
     def write(self, rows: Iterable[dict], counts: Mapping[str, Mapping[str, int]], problems: int) -> None:
         """Bring the rows of so many problems to the disk, then the report that counts them."""
         report = self.report
+        broken = 0
         for row in rows:
-            self._stream.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+            try:
+                line = json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:  # JSON may hold halves of characters, UTF-8 may not
+                broken += 1
+                continue
+            self._stream.write(line + b"\n")
             report["rows"] += 1
             if "source_tokens" in row:
                 for name in ("source_tokens", "total_tokens"):
                     report[name] += row.get(name, 0)
-            if "control" in row:  # what was asked for, beside what came of it
+            if row.get("control"):  # what was asked for, beside what came of it
                 sums = report["controls"].setdefault(row["control"], dict.fromkeys(_SUMS, 0))
                 for name, value in zip(_SUMS, (1, row["source_tokens"], row["total_tokens"]), strict=True):
                     sums[name] += value
@@ -307,6 +315,8 @@ class _Output:
         report["bytes"] = self._stream.tell()
         for name, counted in counts.items():
             report[name] = dict(Counter(report[name]) + Counter(counted))
+        if broken:
+            report["rejected"]["with broken characters"] = report["rejected"].get("with broken characters", 0) + broken
         report["ratio"] = report["total_tokens"] / report["source_tokens"] if report["source_tokens"] else None
         report["seconds"] += now - self._began
         self._began = now

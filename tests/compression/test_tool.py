@@ -139,6 +139,43 @@ def test_two_runs_do_not_write_one_output(run, tmp_path):
     assert run()["rows"] == 18
 
 
+def test_a_run_that_was_finished_meanwhile_is_not_written_into(run, tmp_path, monkeypatch):
+    fails_at.add("c")
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    fails_at.clear()
+
+    class Late(tool._Output):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.partial.rename(self.path)  # by another run, behind the look at the report
+
+    monkeypatch.setattr(tool, "_Output", Late)
+    with pytest.raises(BadInput, match="another run is writing it"):
+        run()
+
+
+def test_rows_without_a_control_are_none_of_its(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "CHUNK_PROBLEMS", 2)
+
+    def method(rows, engine=None):
+        for row in rows:
+            yield {"source_tokens": 10, "total_tokens": 5, "control": "<|x|>" if row["seed"] else None}
+
+    report = compress(HalveArguments(traces=str(source), out=str(tmp_path / "out.jsonl")), method)
+    assert report["controls"] == {"<|x|>": {"rows": 11, "source_tokens": 110, "total_tokens": 55}}
+
+
+def test_half_a_character_is_left_out_and_counted(source, tmp_path):
+    def method(rows, engine=None, *, rejected=None):
+        for row in rows:
+            yield {"text": "\ud800" if row["id"] == "e" else "ü"}
+
+    report = compress(HalveArguments(traces=str(source), out=str(tmp_path / "out.jsonl")), method)
+    assert (report["rows"], report["rejected"]) == (18, {"with broken characters": 3})
+    assert [row["text"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["ü"] * 18
+
+
 def test_nothing_to_keep_leaves_nothing_behind(source, run, tmp_path):
     write_jsonl(source, [trace("a", 0)])
     with pytest.raises(BadInput, match=r"rows\.jsonl: none of 1 problems gives a row \(1 odd\)"):
@@ -161,6 +198,7 @@ def test_several_files_are_one_source(source, tmp_path):
         ("", r"traces\.jsonl: no traces in it"),
         ('{"id": "a", "task', r"traces\.jsonl, line 1: not valid JSON"),
         ('{"id": "a"}', r"traces\.jsonl, line 1: no 'task' in it"),
+        ('{"id": 7}', r"traces\.jsonl, line 1: its 'id' is 7; give a file"),
     ],
 )
 def test_a_bad_file_is_named_before_anything_is_written(source, run, tmp_path, text, sentence):

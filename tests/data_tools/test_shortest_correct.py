@@ -75,6 +75,12 @@ def test_a_lucky_guess_counts_only_on_request(traces):
     assert (guess["source_id"], guess["total_tokens"]) == ("a", 4)
 
 
+def test_a_trace_without_an_answer_is_not_solved_whatever_its_label_says():
+    rejected = Counter()
+    assert list(shortest_correct([trace("a", 1, 40, final_answer=" ")], rejected=rejected)) == []
+    assert rejected == {"without a trace to keep": 1}
+
+
 def test_problems_with_too_few_correct_traces_are_left_out(traces):
     rejected = Counter()
     assert [row["source_id"] for row in shortest_correct(traces, rejected=rejected, min_correct=2)] == ["a"]

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from data_tools.token_skip import RATIOS, main, token_skip
+from data_tools.token_skip import RATIOS, _Chain, main, token_skip
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
 from efficient_reasoning.compression.importance import Rating
 from efficient_reasoning.config import find_config
@@ -242,3 +242,21 @@ def test_a_config_begins_with_its_command(kind):
     first_line = find_config(f"{kind}/token_skip_overthinker").read_text().splitlines()[0]
     command = f"# efficient-reasoning {program} --config configs/{kind}/token_skip_overthinker.yaml"
     assert first_line.startswith(command)
+
+
+def test_numbers_of_a_question_in_another_script_are_known(thinking):
+    """A year behind a Chinese character is the number that it is, and the character's code is none."""
+    source = trace(thinking, "a", prompt=[{"role": "user", "content": "年2024中 7?"}])
+    assert _Chain(source, thinking, [], "chunk")._given == {"2024", "7"}
+
+
+def test_another_tokenizer_is_refused_and_what_cannot_be_rated_counted(thinking):
+    class Short(Late):
+        def rate(self, texts):
+            return [None for _ in texts]
+
+    rejected = Counter()
+    assert list(token_skip([trace(thinking, "a")], Short(), thinking=thinking, rejected=rejected)) == []
+    assert rejected == {"too long to be rated": 1}
+    with pytest.raises(BadInput, match="problem 'a': its ids are of another tokenizer"):
+        list(token_skip([trace(thinking, "a", tokenizer_hash="another")], Late(), thinking=thinking))
