@@ -17,6 +17,7 @@ from efficient_reasoning.files import write_jsonl
 from efficient_reasoning.inference import load_reasoner, solve
 from efficient_reasoning.traces import read_traces
 from scripts import gsm8k_chains, smollm2_base
+from scripts.bench import gsm8k_smollm2
 
 TRAIN = Path(__file__).parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
 CLIPS = {
@@ -84,6 +85,30 @@ def test_the_base_has_delimiters_and_still_speaks(tmp_path, monkeypatch):
     question = "What is the capital of France?"
     spoken = solve(load_reasoner(folder), question, temperature=0, max_new_tokens=40)
     assert "Paris" in spoken.answer
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_once_and_is_tabled(tmp_path, monkeypatch):
+    monkeypatch.setattr(gsm8k_smollm2, "TOY", gsm8k_smollm2.Scale(2, 2, 1, 1, 2, 16, (0.0,)))
+    published = []
+    monkeypatch.setattr(gsm8k_smollm2.ChatBench, "publish", lambda self, folder, model, repo: published.append(repo))
+    write_jsonl(tmp_path / "problems.jsonl", [CLIPS, CLIPS | {"question": "Again: how many?"}])
+    files = [word for name in ("train", "test") for word in (f"--{name}", str(tmp_path / "problems.jsonl"))]
+    out = ["--out", str(tmp_path / "out"), "--toy", "--only", "c3ot", "spirit"]
+    monkeypatch.setattr(sys, "argv", ["gsm8k_smollm2.py", "overthinker", *files, *out])
+    gsm8k_smollm2.main()
+    commands = (tmp_path / "out" / "commands.txt").read_text()
+    gsm8k_smollm2.main()
+    assert (tmp_path / "out" / "commands.txt").read_text() == commands
+    assert commands.count("train sft_compress") == 4 and commands.count("train evaluate") == 4
+    assert {name.rpartition("gsm8k-")[2] for name in published} == {"verbose", "uncompressed", "c3ot", "spirit"}
+    table = (tmp_path / "out" / "table.md").read_text()
+    lines = [line.split(" | ")[1:3] for line in table.splitlines() if line.startswith("| 0 ")]
+    with pytest.raises(BadInput, match="another scale; choose another --out"):
+        gsm8k_smollm2.claim(tmp_path / "out", {})
+    assert lines == [
+        ["c3ot", "<\\|short\\|>"], ["c3ot", "<\\|long\\|>"], ["spirit", ""], ["uncompressed", ""], ["verbose", ""],
+    ]  # fmt: skip
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -18,6 +18,9 @@ _LINE = re.compile(r"(?<=\n)(?=[^\n])")
 # Behind a line break, or a full stop that a blank follows. The number of an item ("2. Then") ends no sentence.
 _SENTENCE = re.compile(r"(?<=\n)(?=[^\n])|(?<=[.!?])(?=[ \t])(?!\s*\Z)|(?<=。)(?=[^\s])")
 _ITEM = re.compile(r"[\s*#-]*\d+\.")
+_TITLE = re.compile(r"\b(?:Mrs?|Ms|Dr|St)\.\Z")
+# A sentence may end with these too; it goes on where a small letter follows: "5 p.m. to 6", "20 ft. of".
+_SHORTHAND = re.compile(r"\b(?:[^\W\d_]\.[^\W\d_]|vs|approx|sq|ft|oz|lbs?)\.\Z")
 
 
 def by_problem(rows: Iterable[Mapping]) -> Iterator[list[Mapping]]:
@@ -111,11 +114,16 @@ def split_steps(text: str, unit: Unit | None = None) -> list[str]:
         return [step for step in (_PARAGRAPH if unit == "paragraph" else _LINE).split(text) if step]
     steps: list[str] = []
     for part in _SENTENCE.split(text):
-        if steps and _ITEM.fullmatch(steps[-1]):
+        if steps and (_ITEM.fullmatch(steps[-1]) or _goes_on(steps[-1][-10:], part)):
             steps[-1] += part
         elif part:
             steps.append(part)
     return steps
+
+
+def _goes_on(end: str, part: str) -> bool:
+    """Whether a full stop at the end of a text is one of an abbreviation, and the sentence goes on behind it."""
+    return bool(_TITLE.search(end)) or (part.lstrip()[:1].islower() and bool(_SHORTHAND.search(end)))
 
 
 def question_text(trace: Mapping) -> str:

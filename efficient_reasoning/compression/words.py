@@ -19,17 +19,17 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 # Repetitions are bounded, so that no nonsense takes more than linear time.
 _COMMAND = r"\\[A-Za-z]+(?:\{[^{}\n]{0,200}\}){0,4}"  # of LaTeX, with its arguments
-_DIGITS = r"\w{0,40}\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*"  # "1,200", "3:4", "10r4", "12-year-old"
+_DIGITS = r"(?:\w{0,40}\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*|(?<!\w)\.\d+)"  # "1,200", "3:4", "10r4", "12-year-old", ".5"
 _VARIABLE = r"(?<!\w)(?![aAI][ \t]+[^\W\d_]{2})[A-Za-z](?!\w)"  # no article, and not oneself
 _OPERAND = rf"[(\[{{$€£]{{0,3}}(?:{_COMMAND}|{_DIGITS}|{_VARIABLE})[)\]}}$%°!]*"
-_TIMES = r"(?<=[\d)%][ \t])[xX](?=[ \t][\d($€£])"  # "12 x 2"
+_TIMES = r"(?<=[\w)%][ \t])[xX](?=[ \t][.\d($€£])"  # "12 x 2", "3 packs x 2"
 _OPERATOR = rf"(?:[+*/=<>^×÷±·−≤≥≠≈]|(?<!-)-(?!-)|{_TIMES})"  # "--" is a dash
 _OPERATORS = rf"[ \t]{{0,3}}{_OPERATOR}(?:[ \t]{{0,3}}{_OPERATOR}){{0,2}}"
 _EXPRESSION = (
-    rf"(?:{_OPERATORS}[ \t]{{0,3}}(?=[(\[{{$€£]{{0,3}}\w{{0,40}}\d))?"
+    rf"(?:{_OPERATORS}[ \t]{{0,3}}(?=[(\[{{$€£]{{0,3}}(?:\w{{0,40}}|\.)\d))?"
     rf"{_OPERAND}(?:{_OPERATORS}[ \t]{{0,3}}{_OPERAND}|{_OPERAND})*(?:{_OPERATORS}(?!\w))?"
 )
-_PLAIN = r"[(\[{\"'“‘]{0,3}[^\W\d_]+(?:['’/-][^\W\d_]+)*[)\]}\"'”’]*"
+_PLAIN = r"(?:(?<=[\w)%])/)?[(\[{\"'“‘]{0,3}[^\W\d_]+(?:['’/-][^\W\d_]+)*[)\]}\"'”’]*"  # or a unit: "/hour"
 _WORD = re.compile(rf"(\s*)({_EXPRESSION}|{_PLAIN}|[,;:.!?…]+|-+|_+|\S)")
 _FIXED = re.compile(r"\d|[-+*/=<>^×÷±·−≤≥≠≈\\]")
 _FREE = re.compile(rf"{_PLAIN}|-+")  # a dash or a hyphen between words is no operator
@@ -89,7 +89,8 @@ def join_words(words: Sequence[Word], kept: Sequence[bool]) -> str:
             continue
         if last is not None:
             grows = last.text[-1].isalnum() and word.text[0].isalnum()
-            parts.append(_wider(space, word.space) if opens_line or grows else word.space)
+            white = _wider(space, word.space) if opens_line or grows else word.space
+            parts.append(white or " " * (grows and follows_gap))
         parts.append(word.text)
         last, space, follows_gap = word, "", False
     return "".join(parts)

@@ -71,10 +71,13 @@ class Bench:
         began = time.perf_counter()
         importlib.import_module(f"{'recipes' if kind == 'train' else 'data_tools'}.{name}").main(argv)
         self.tidy()
+        self.log(f"{kind} {name}", argv, began)
+
+    def log(self, name: str, argv: Sequence[str], began: float) -> None:
         with open(self.out / "commands.txt", "a", encoding="utf-8") as log:
             fcntl.flock(log, fcntl.LOCK_EX)
             seconds = time.perf_counter() - began
-            log.write(f"efficient-reasoning {kind} {name} {shlex.join(argv)}  # {seconds:.0f} s\n")
+            log.write(f"efficient-reasoning {name} {shlex.join(argv)}  # {seconds:.0f} s\n")
 
     @staticmethod
     def tidy() -> None:

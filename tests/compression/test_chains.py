@@ -72,6 +72,18 @@ def test_steps_joined_are_the_chain(text, unit, steps):
     assert "".join(steps) == text
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("So Mr. Lee has 2. Mrs. Lee has 3.", ["So Mr. Lee has 2.", " Mrs. Lee has 3."]),
+        ("From 8 a.m. to 5 p.m. Then he left.", ["From 8 a.m. to 5 p.m.", " Then he left."]),
+        ("It is 20 ft. of wire. so 2.", ["It is 20 ft. of wire.", " so 2."]),
+    ],
+)
+def test_an_abbreviation_ends_no_sentence(text, steps):
+    assert split_steps(text) == steps
+
+
 def test_a_row_counts_what_a_model_generates(thinking):
     source = trace(thinking, "<think>First, 1+1=2. Wait, check: 2-1=1. Yes.</think>2")
     row = training_row(source, thinking, "1+1=2", method="m", control="<|short|>", step=3)

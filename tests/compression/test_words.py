@@ -41,6 +41,13 @@ def test_expressions_are_one_word_and_stay():
 def test_a_letter_may_be_an_operator():
     assert [word.text for word in split_words("read 12 x 2 = 24 pages, x more")][:2] == ["read", "12 x 2 = 24"]
     assert split_words("5 x $3 = $15 for all")[0].text == "5 x $3 = $15"
+    assert [word.text for word in split_words("20 gallons/set x 3 sets")] == ["20", "gallons/set", "x 3", "sets"]
+
+
+def test_a_number_may_begin_with_its_point():
+    assert [word.text for word in split_words("200(.30)=60, half .5 and 800 x .1 = 80.")] == [
+        "200(.30)=60", ",", "half", ".5", "and", "800 x .1 = 80", ".",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("sign", list("+-*/=<>^×÷"))
@@ -59,6 +66,8 @@ def test_no_operator_is_left_out(sign):
         ("Ann sold clips, bags.", ["bags"], "Ann sold clips."),
         ("She said (half of them).", ["of"], "She said (half them)."),
         ("so ;it is", [";"], "so it is"),
+        ("lessons 15,17&19 are 3", ["&"], "lessons 15,17 19 are 3"),
+        ("40 hours * $12/hour = $480", ["hours", "/hour"], "40 * $12 = $480"),
         ("One.\n\nTwo.\nThree.", ["Two", "."], "One\n\nThree"),
         ("Gone.", ["Gone", "."], ""),
     ],
@@ -96,7 +105,9 @@ def test_paragraphs_are_the_steps_of_long_chains():
     assert [len(step) for step in split_chunks(text, words)] == [8, 14]
 
 
-@pytest.mark.parametrize("unit", ["1", "a", "-", "\\", "{", " ", "( ", "1-", "a-", "\\a{", "$", "1 + ", "_", "x="])
+@pytest.mark.parametrize(
+    "unit", ["1", "a", "-", "\\", "{", " ", "( ", "1-", "a-", "\\a{", "$", "1 + ", "_", "x=", ".1", "1/a"]
+)
 def test_long_nonsense_takes_no_time(unit):
     text = unit * 20_000
     began = time.perf_counter()
