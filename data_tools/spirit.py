@@ -150,7 +150,10 @@ def spirit(
         usable = first_usable(traces, thinking, rejected, max_tokens, max_traces)
         chains += [_chain(trace, reader, unit) for trace in usable]
     if order == "perplexity" or max_perplexity_ratio is not None:
-        active = chains
+        limit_tokens = math.inf if engine.context_tokens is None else engine.context_tokens
+        fitting = [each for each in chains if len(each.trace["prompt_ids"]) + each.total_tokens <= limit_tokens]
+        rejected += Counter({"too long to be scored": len(chains) - len(fitting)})
+        chains = active = fitting
         while active := [each for each in active if len(each.steps) > 1]:
             perplexities = list(_perplexities(engine, active, reader))
             active = [

@@ -33,7 +33,8 @@ def engine(thinking) -> SimpleNamespace:
         missing = sum(step not in text for step in NEEDED) if "</think>" in text else 0
         return 0.9 * 0.05**missing
 
-    return SimpleNamespace(engine=MockEngine(lambda ids: 0, thinking.eos_ids, confidence=confidence))
+    mind = MockEngine(lambda ids: 0, thinking.eos_ids, confidence=confidence)
+    return SimpleNamespace(engine=mind, context_tokens=None)
 
 
 def trace(thinking: ThinkingFormat, problem: str = "a", chain: str = CHAIN, seed: int = 1, **changes) -> dict:
@@ -126,6 +127,15 @@ def test_the_first_usable_traces_of_a_problem(thinking, engine):
     settings = {"thinking": thinking, "keep_ratio": 0.7, "max_perplexity_ratio": None}
     assert len(list(spirit(rows, engine, rejected=rejected, max_traces=2, **settings))) == 2
     assert rejected == {"wrong": 1}
+
+
+def test_what_the_model_cannot_read_is_left_out(thinking, engine):
+    rows = [trace(thinking, "a"), trace(thinking, "b", chain=CHAIN * 3)]
+    engine.context_tokens = len(rows[0]["prompt_ids"]) + rows[0]["total_tokens"]
+    rejected = Counter()
+    settings = {"thinking": thinking, "keep_ratio": 0.7, "max_perplexity_ratio": None}
+    assert [row["source_id"] for row in spirit(rows, engine, rejected=rejected, **settings)] == ["a"]
+    assert rejected == {"too long to be scored": 1}
 
 
 def test_the_program_needs_no_model_for_a_lot_to_a_length(thinking, tmp_path, monkeypatch, capsys):
