@@ -27,6 +27,11 @@ sys.path.insert(0, str(ROOT))
 TOOLS: dict[str, tuple[str, list[str], float]] = {
     "shortest_correct": ("shortest_correct", [], 1),
     "reference_lengths": ("reference_lengths", [], 1),
+    "long2short_pairs": ("long2short_pairs", [], 1),
+    "cot_valve": ("cot_valve", [], 1),
+    "truncated": ("truncated", ["--model", "overthinker"], 1),
+    "c3ot": ("c3ot", ["--model", "overthinker"], 1),
+    "first_correct": ("first_correct", ["--model", "overthinker"], 1),
     "token_skip": ("token_skip", ["--model", "overthinker", "--importance", "classifier"], 1),
     "token_skip, self-information": ("token_skip", ["--model", "overthinker"], 0.05),
 }
