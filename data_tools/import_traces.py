@@ -325,13 +325,11 @@ def _verdict(one: _Written) -> bool | None:
 def main(argv: list[str] | None = None) -> None:
     arguments = parse(ImportTracesArguments, argv=argv, doc=__doc__)
 
-    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
     from efficient_reasoning.compression.elsewhere import Recordings
+    from efficient_reasoning.compression.tokenizer import load_thinking
     from efficient_reasoning.traces import tokenizer_hash
 
-    folder = resolve_model(arguments.model)
-    tokenizer = load_tokenizer(folder)
-    thinking = thinking_format(folder, tokenizer)
+    thinking = load_thinking(arguments.model)
     source = Recordings(arguments.source, arguments.verifier)
     print("\n".join(source.shown), file=sys.stderr, end="\n" * bool(source.shown))
     compress(
@@ -339,7 +337,7 @@ def main(argv: list[str] | None = None) -> None:
         import_traces,
         source=source,
         thinking=thinking,
-        tokenizer_hash=tokenizer_hash(tokenizer),
+        tokenizer_hash=tokenizer_hash(thinking.tokenizer),
         mapping=source.mapping,
         name=source.name,
         is_math=source.is_math,

@@ -11,6 +11,7 @@ from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinki
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.thinking import ThinkingFormat
+from tests.data_tools.written import written
 
 TWICE = "First, 3+4=7.\nFinally, 7+5=12. Wait, check: 12-5=7. Yes.\nLet me redo it: 3+4=7, 7+5=12. The same."
 CHECKED = "First, 3+4=7. Wait, check: 7-4=3. Yes.\nFinally, 7+5=12."
@@ -23,24 +24,7 @@ def thinking() -> ThinkingFormat:
 
 
 def trace(thinking: ThinkingFormat, problem: str, chain: str, seed: int = 1, **changes) -> dict:
-    completion = thinking.write(chain, "12")
-    ids = thinking.tokenizer.encode(completion)
-    return {
-        "id": problem,
-        "task": "numeric",
-        "answer": "12",
-        "prompt": "Compute 3 + 4 + 5.\n",
-        "completion": completion,
-        "prompt_ids": thinking.tokenizer.encode("Compute 3 + 4 + 5.\n"),
-        "completion_ids": [*ids, *thinking.eos_ids],
-        "thinking": chain,
-        "final_answer": "12",
-        "correct": True,
-        "truncated": False,
-        "thinking_tokens": len(thinking.tokenizer.encode(chain)),
-        "total_tokens": len(ids),
-        "seed": seed,
-    } | changes
+    return written(thinking, problem, "Compute 3 + 4 + 5.", chain, "12", seed, **changes)
 
 
 @pytest.fixture

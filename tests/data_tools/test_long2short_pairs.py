@@ -10,25 +10,7 @@ import pytest
 from data_tools.long2short_pairs import long2short_pairs, main
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
-
-
-def trace(problem: str, seed: int, total_tokens: int, **changes) -> dict:
-    return {
-        "id": problem,
-        "task": "numeric",
-        "answer": "2",
-        "prompt": f"{problem}?\n",
-        "completion": f"<think>{seed}</think>2",
-        "prompt_ids": [1],
-        "completion_ids": [2, 3],
-        "thinking": str(seed),
-        "final_answer": "2",
-        "correct": True,
-        "truncated": False,
-        "thinking_tokens": total_tokens - 3,
-        "total_tokens": total_tokens,
-        "seed": seed,
-    } | changes
+from tests.data_tools.written import counted as trace
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference.mock_engine import MockEngine
 from efficient_reasoning.thinking import ThinkingFormat
+from tests.data_tools.written import written
 
 CHAIN = "First, 3+4=7. Wait, check: 7-4=3. Yes.\nSo 7+5=12. Fine."
 NEEDED = ("3+4=7", "7+5=12")
@@ -38,23 +39,7 @@ def engine(thinking) -> SimpleNamespace:
 
 
 def trace(thinking: ThinkingFormat, problem: str = "a", chain: str = CHAIN, seed: int = 1, **changes) -> dict:
-    ids = thinking.tokenizer.encode(thinking.write(chain, "12"))
-    return {
-        "id": problem,
-        "task": "numeric",
-        "answer": "12",
-        "prompt": "Compute 3 + 4 + 5.\n",
-        "completion": thinking.write(chain, "12"),
-        "prompt_ids": thinking.tokenizer.encode("Compute 3 + 4 + 5.\n"),
-        "completion_ids": [*ids, *thinking.eos_ids],
-        "thinking": chain,
-        "final_answer": "12",
-        "correct": True,
-        "truncated": False,
-        "thinking_tokens": len(thinking.tokenizer.encode(chain)),
-        "total_tokens": len(ids),
-        "seed": seed,
-    } | changes
+    return written(thinking, problem, "Compute 3 + 4 + 5.", chain, "12", seed, **changes)
 
 
 def chains(rows) -> list[str]:

@@ -11,6 +11,7 @@ from data_tools.step_skip import main, step_skip
 from efficient_reasoning import load_reasoner
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
+from tests.data_tools.written import written
 
 SCRIPT = "First, 3+4=7.\nFinally, 7+5=12."
 FULL = "First, 3+4=7. Wait, check: 7-4=3. Yes.\nFinally, 7+5=12."
@@ -25,25 +26,7 @@ def reasoner():
 
 
 def trace(reasoner, problem: str, chain: str, seed: int = 1, **changes) -> dict:
-    thinking = reasoner.thinking
-    ids = thinking.tokenizer.encode(thinking.write(chain, "12"))
-    return {
-        "id": problem,
-        "question": "Compute 3 + 4 + 5.",
-        "task": "numeric",
-        "answer": "12",
-        "prompt": "Compute 3 + 4 + 5.\n",
-        "completion": thinking.write(chain, "12"),
-        "prompt_ids": thinking.tokenizer.encode("Compute 3 + 4 + 5.\n"),
-        "completion_ids": [*ids, *thinking.eos_ids],
-        "thinking": chain,
-        "final_answer": "12",
-        "correct": True,
-        "truncated": False,
-        "thinking_tokens": len(ids) - 3,
-        "total_tokens": len(ids),
-        "seed": seed,
-    } | changes
+    return written(reasoner.thinking, problem, "Compute 3 + 4 + 5.", chain, "12", seed, **changes)
 
 
 def of(row: dict) -> tuple:

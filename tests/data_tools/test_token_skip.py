@@ -15,6 +15,7 @@ from efficient_reasoning.config import find_config
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.thinking import ThinkingFormat
+from tests.data_tools.written import written
 
 CHAIN = (
     "First, 12+30=42. Wait, check: 42-30=12. Yes. Once more: 42-30=12. Yes.\n"
@@ -41,22 +42,7 @@ def thinking() -> ThinkingFormat:
 
 
 def trace(thinking: ThinkingFormat, problem: str, chain: str = CHAIN, seed: int = 0, **changes) -> dict:
-    ids = thinking.tokenizer.encode(thinking.write(chain, "77"), add_special_tokens=False)
-    return {
-        "id": problem,
-        "task": "numeric",
-        "prompt": "Compute (12 + 30) * 2 - 7.\n",
-        "completion": thinking.write(chain, "77"),
-        "prompt_ids": thinking.tokenizer.encode("Compute 12.\n"),
-        "completion_ids": [*ids, *thinking.eos_ids],
-        "thinking": chain,
-        "final_answer": "77",
-        "thinking_tokens": len(ids) - 4,
-        "total_tokens": len(ids),
-        "correct": True,
-        "truncated": False,
-        "seed": seed,
-    } | changes
+    return written(thinking, problem, "Compute (12 + 30) * 2 - 7.", chain, "77", seed, **changes)
 
 
 def chain_of(row: dict) -> str:

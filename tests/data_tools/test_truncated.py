@@ -12,6 +12,7 @@ from efficient_reasoning.config import find_config
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.thinking import ThinkingFormat
+from tests.data_tools.written import written
 
 CHAIN = "First, 12+30=42. Wait, check: 42-30=12. Yes.\nFinally, 42-7=35. Wait, check: 35+7=42. Yes."
 
@@ -22,22 +23,7 @@ def thinking() -> ThinkingFormat:
 
 
 def trace(thinking: ThinkingFormat, problem: str, seed: int = 0, **changes) -> dict:
-    ids = thinking.tokenizer.encode(thinking.write(CHAIN, "35"), add_special_tokens=False)
-    return {
-        "id": problem,
-        "task": "numeric",
-        "prompt": "Compute 12 + 30 - 7.\n",
-        "completion": thinking.write(CHAIN, "35"),
-        "prompt_ids": thinking.tokenizer.encode("Compute 12 + 30 - 7.\n"),
-        "completion_ids": [*ids, *thinking.eos_ids],
-        "thinking": CHAIN,
-        "final_answer": "35",
-        "thinking_tokens": len(ids) - 4,
-        "total_tokens": len(ids),
-        "correct": True,
-        "truncated": False,
-        "seed": seed,
-    } | changes
+    return written(thinking, problem, "Compute 12 + 30 - 7.", CHAIN, "35", seed, **changes)
 
 
 @pytest.mark.parametrize("keep_ratio", [1.0, 0.7, 0.5])
