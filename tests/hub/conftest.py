@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hub_server import TOKEN, HubServer
+from tests.hub.hub_server import TOKEN, HubServer
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.evaluation.summary import summarise, write_summary

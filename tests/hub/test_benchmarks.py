@@ -6,7 +6,7 @@ import json
 
 import pytest
 import yaml
-from hub_server import files_of
+from tests.hub.hub_server import files_of
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hub_server import TOKEN, files_of
+from tests.hub.hub_server import TOKEN, files_of
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl

@@ -7,7 +7,7 @@ import re
 import shlex
 
 import pytest
-from hub_server import TOKEN, files_of
+from tests.hub.hub_server import TOKEN, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint

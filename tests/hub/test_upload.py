@@ -6,7 +6,7 @@ import logging
 import math
 
 import pytest
-from hub_server import LARGE_BYTES, TOKEN, Failure, Repository, files_of
+from tests.hub.hub_server import LARGE_BYTES, TOKEN, Failure, Repository, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.errors import BadInput
