@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tests.hub.hub_server import TOKEN, HubServer
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.evaluation.summary import summarise, write_summary
 from efficient_reasoning.files import write_json, write_jsonl
 from efficient_reasoning.hub import write_training_card
 from efficient_reasoning.traces import FORMAT
+from tests.hub.hub_server import TOKEN, HubServer
 
 
 @pytest.fixture

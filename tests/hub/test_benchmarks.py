@@ -6,11 +6,11 @@ import json
 
 import pytest
 import yaml
-from tests.hub.hub_server import files_of
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.hub import benchmarks, publish
+from tests.hub.hub_server import files_of
 
 NAME = "ORG/concise-tiny"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.hub.hub_server import TOKEN, files_of
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
 from efficient_reasoning.hub import publish
+from tests.hub.hub_server import TOKEN, files_of
 
 NAME = "ORG/concise-tiny"
 

@@ -7,7 +7,6 @@ import re
 import shlex
 
 import pytest
-from tests.hub.hub_server import TOKEN, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
@@ -16,6 +15,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.hub import example, publish
 from efficient_reasoning.hub import folder as hub_folder
+from tests.hub.hub_server import TOKEN, files_of
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %} <think>"
 SWITCH = (

@@ -6,13 +6,13 @@ import logging
 import math
 
 import pytest
-from tests.hub.hub_server import LARGE_BYTES, TOKEN, Failure, Repository, files_of
 
 from efficient_reasoning import cli
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_json
 from efficient_reasoning.hub import publish, upload_folder
 from efficient_reasoning.hub.upload import RETRY_PAUSES_SECONDS
+from tests.hub.hub_server import LARGE_BYTES, TOKEN, Failure, Repository, files_of
 
 NAME = "ORG/concise-tiny"
 WEIGHTS = "model.safetensors"
