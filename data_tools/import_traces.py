@@ -86,7 +86,7 @@ def import_traces(
         (`strategy`, `budget_tokens`, `temperature`) is None.
     """
     from efficient_reasoning.overthinking import Reader
-    from efficient_reasoning.traces import describe
+    from efficient_reasoning.scribes import describe
 
     rejected = Counter() if rejected is None else rejected
     noted = Counter() if noted is None else noted
@@ -192,8 +192,7 @@ def _written(
 
 def _solution(said: Said, prompt_ids: list[int], thinking: ThinkingFormat) -> tuple[Solution, list[str]]:
     """A response taken apart, and what is special about it."""
-    from efficient_reasoning.inference.solve import take_apart
-    from efficient_reasoning.inference.strategy import Response
+    from efficient_reasoning.inference import Response, take_apart
 
     tokenizer = thinking.tokenizer
     has_block = True
@@ -209,7 +208,7 @@ def _solution(said: Said, prompt_ids: list[int], thinking: ThinkingFormat) -> tu
     finished = split.closed and not said.truncated
     if finished and tokenizer.eos_token_id is not None and not thinking.eos_ids.intersection(ids):
         ids = [*ids, tokenizer.eos_token_id]
-    solution = take_apart(thinking, prompt_ids, Response(ids=ids, finished=finished))
+    solution = take_apart(thinking, Response(ids, finished, prompt_ids=prompt_ids))
     kinds = {
         "without a think block": not has_block or not split.blocks,
         "with several think blocks": split.blocks > 1,

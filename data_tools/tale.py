@@ -125,10 +125,11 @@ def _search(
     from efficient_reasoning.inference.solve import assign, take_apart
     from efficient_reasoning.inference.strategy import run_all
     from efficient_reasoning.inference.tale import halve
-    from efficient_reasoning.traces import completion_text, sample_seed
+    from efficient_reasoning.scribes import completion_text
+    from efficient_reasoning.traces import sample_seed
 
     def is_right(trace: Mapping, attempt: Response) -> bool:
-        solution = take_apart(engine.thinking, attempt.prompt_ids, attempt)
+        solution = take_apart(engine.thinking, attempt)
         return solution.thinking_tokens > 0 and verify(trace, solution.answer)  # without thinking, it is a guess
 
     prompts = [trace["prompt"] for trace in traces]
@@ -145,7 +146,7 @@ def _search(
         if tokens is None:
             found.append(None)
             continue
-        solution = take_apart(engine.thinking, response.prompt_ids, response)
+        solution = take_apart(engine.thinking, response)
         completion = make_completion(engine.tokenizer, completion_text(engine.thinking, solution))
         found.append(({**trace, "completion": completion, "total_tokens": solution.total_tokens}, tokens))
     return found

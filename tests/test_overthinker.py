@@ -12,7 +12,7 @@ from efficient_reasoning.checkpoint import ASSETS
 from efficient_reasoning.contamination import contamination
 from efficient_reasoning.inference import load_reasoner, solve_many
 from efficient_reasoning.problems import load_problems
-from efficient_reasoning.traces import floor_tokens
+from efficient_reasoning.scribes import floor_tokens
 
 FOLDER = ASSETS / "overthinker"
 

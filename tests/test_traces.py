@@ -13,15 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from efficient_reasoning import answers
+from efficient_reasoning import answers, scribes
 from efficient_reasoning import traces as traces_module
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import lock, read_jsonl, write_jsonl
 from efficient_reasoning.inference import Completion, Ledger, load_reasoner
 from efficient_reasoning.problems import draw_problems
 from efficient_reasoning.prompts import encode_prompt
+from efficient_reasoning.scribes import floor_tokens
 from efficient_reasoning.thinking import ThinkingFormat
-from efficient_reasoning.traces import floor_tokens, read_traces, sample_traces, tokenizer_hash
+from efficient_reasoning.traces import read_traces, sample_traces, tokenizer_hash
 
 SETTINGS = {
     "strategies": ["budget-forcing"],
@@ -300,7 +301,7 @@ def test_scribes_in_processes_of_their_own_write_the_same(reasoner, problems, tm
     """As for a GPU: one chunk is read while the next is decoded, and chunks grow."""
     alone = sampled(reasoner, problems, tmp_path / "alone")
     monkeypatch.setattr(type(reasoner), "decodes_elsewhere", True)
-    monkeypatch.setattr(traces_module, "_MANY_SAMPLES", 1)
+    monkeypatch.setattr(scribes, "_MANY_SAMPLES", 1)
     monkeypatch.setattr(traces_module, "CHUNK_REQUESTS", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     together = sampled(reasoner, problems, tmp_path / "together")

@@ -3,7 +3,7 @@
 from efficient_reasoning.inference.engine import Completion, Engine, Request, Sampling
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.reasoner import Reasoner, load_reasoner
-from efficient_reasoning.inference.solve import Solution, check_request, solve, solve_many
+from efficient_reasoning.inference.solve import Solution, check_request, respond_many, solve, solve_many, take_apart
 from efficient_reasoning.inference.strategy import Assignment, Response, Strategy, get_strategy
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "check_request",
     "get_strategy",
     "load_reasoner",
+    "respond_many",
     "solve",
     "solve_many",
+    "take_apart",
 ]

@@ -76,6 +76,18 @@ def solve_many(
     questions: Sequence[str | Sequence[dict]],
     strategy: str = "budget-forcing",
     budget_tokens: int | None = None,
+    **options,
+) -> list[Solution]:
+    """Solve many questions together, which is how an engine is fast; `options` are those of `respond_many`."""
+    responses = respond_many(reasoner, questions, strategy, budget_tokens, **options)
+    return [take_apart(reasoner.thinking, response) for response in responses]
+
+
+def respond_many(
+    reasoner: Reasoner,
+    questions: Sequence[str | Sequence[dict]],
+    strategy: str = "budget-forcing",
+    budget_tokens: int | None = None,
     *,
     seeds: Sequence[int],
     temperature: float = 0.6,
@@ -84,8 +96,8 @@ def solve_many(
     max_new_tokens: int = 512,
     progress: Callable[[int], object] | None = None,
     **parameters,
-) -> list[Solution]:
-    """Solve many questions together, which is how an engine is fast.
+) -> list[Response]:
+    """The responses to many questions, each with its prompt; `take_apart` makes solutions of them, now or elsewhere.
 
     Args:
         reasoner: from `load_reasoner`.
@@ -105,10 +117,9 @@ def solve_many(
     assignments = assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
     plan = _plan(reasoner, strategy, parameters)
     responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
-    return [
-        take_apart(reasoner.thinking, response.prompt_ids or assignment.prompt_ids, response)
-        for assignment, response in zip(assignments, responses, strict=True)
-    ]
+    for assignment, response in zip(assignments, responses, strict=True):
+        response.prompt_ids = response.prompt_ids or assignment.prompt_ids
+    return responses
 
 
 def check_request(
@@ -170,13 +181,13 @@ def assign(
     ]
 
 
-def take_apart(thinking: ThinkingFormat, prompt_ids: list[int], response: Response) -> Solution:
-    """A response to a prompt, as thinking and answer."""
-    split, count = thinking.take_apart(response.ids, prompt_ids)
+def take_apart(thinking: ThinkingFormat, response: Response) -> Solution:
+    """A response of `respond_many`, as thinking and answer."""
+    split, count = thinking.take_apart(response.ids, response.prompt_ids)
     return Solution(
         answer=thinking.tokenizer.decode(split.answer_ids, skip_special_tokens=True),
         thinking=thinking.tokenizer.decode(split.thinking_ids, skip_special_tokens=True),
-        prompt_ids=prompt_ids,
+        prompt_ids=response.prompt_ids,
         completion_ids=response.ids,
         truncated=not response.finished,
         forced_close=response.forced_close,

@@ -23,7 +23,7 @@ def main() -> None:
     from efficient_reasoning.answers import verify_many
     from efficient_reasoning.inference import solve_many
     from efficient_reasoning.problems import load_problems
-    from efficient_reasoning.traces import floor_tokens
+    from efficient_reasoning.scribes import floor_tokens
 
     checkpoint, *tasks = sys.argv[1:] or ["overthinker"]
     reasoner = load_reasoner(checkpoint)
