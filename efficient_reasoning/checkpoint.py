@@ -49,6 +49,7 @@ class ReasoningMetadata:
         latent_steps: thinking steps without tokens; 0 for ordinary models.
         adapter: folder with the LoRA adapter that the weights hold at scale 1; None without.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
+        controls: texts, of one token each, that it was trained to take behind a question as an order for the length.
         trained_tokens: mean tokens of the responses that it was trained on; None when it is not known.
         operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
         data_fingerprint: hash of the training rows.
@@ -67,6 +68,7 @@ class ReasoningMetadata:
     latent_steps: int = 0
     adapter: str | None = None
     trained_budget_range: tuple[int, int] | None = None
+    controls: list[str] = field(default_factory=list)
     trained_tokens: float | None = None
     operating_points: list[dict] = field(default_factory=list)
     data_fingerprint: str | None = None

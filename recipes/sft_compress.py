@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         lora = lora_config(arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout, token_ids)
     method = " + ".join(distinct(rows, "method")) or "sft"
     method = method if arguments.objective == "sft" else f"{arguments.objective} {method}"
-    metadata = base.metadata_of(chain(rows, general), stage="sft", method=method)
+    metadata = base.metadata_of(chain(rows, general), stage="sft", method=method, controls=controls)
     metadata.adapter = ADAPTER_NAME if arguments.adapter == "keep" else None
     problems = base.problems_with(chain(rows, general))
     if training.is_main_process():

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points
+from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points, plain_control
 from efficient_reasoning.checkpoint import ReasoningMetadata, has_own_code, load_tokenizer, thinking_format
 from efficient_reasoning.evaluation.off_target import FILE_NAME
 from efficient_reasoning.inference import Assignment, Sampling, serve
@@ -27,7 +27,14 @@ from efficient_reasoning.traces import budget_label
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-__all__ = ["OperatingPoint", "operating_points", "write_data_card", "write_model_card", "write_training_card"]
+__all__ = [
+    "OperatingPoint",
+    "operating_points",
+    "plain_control",
+    "write_data_card",
+    "write_model_card",
+    "write_training_card",
+]
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
 DATA_TEMPLATE = Path(__file__).parent / "data_card.md"
@@ -68,6 +75,7 @@ def write_model_card(
     summary: Mapping,
     *,
     question: str,
+    control: str = "",
     points: Sequence[OperatingPoint],
     example_settings: Mapping | None,
     unchecked: str | None,
@@ -81,6 +89,7 @@ def write_model_card(
         repo: its id on the Hub.
         summary: of the evaluation run.
         question: one that was asked in the run, as an example to copy.
+        control: what stands behind it in the program for plain transformers.
         points: to recommend.
         example_settings: what `generate` was given for evaluation/example.json; None where there is none.
         unchecked: why there is none.
@@ -99,6 +108,7 @@ def write_model_card(
         metadata,
         summary,
         question,
+        control,
         example_settings,
         json.loads(off_target.read_text(encoding="utf-8")) if off_target.is_file() else None,
         unchecked=unchecked,
@@ -162,6 +172,7 @@ def _write(
     metadata: ReasoningMetadata | None,
     summary: Mapping | None = None,
     question: str = _EXAMPLE_QUESTION,
+    control: str = "",
     example_settings: Mapping | None = None,
     off_target: Mapping | None = None,
     **sections,
@@ -172,6 +183,7 @@ def _write(
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     tokenizer = load_tokenizer(str(folder))
+    controls = metadata.controls if metadata else []
     sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
         base_model=base_model if base_is_on_hub else None,
@@ -192,12 +204,14 @@ def _write(
         trust=", trust_remote_code=True" if has_own_code(folder) else "",
         has_chat_template=bool(tokenizer.chat_template),
         switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
-        question=json.dumps(question, ensure_ascii=False),
+        question=json.dumps(question + control, ensure_ascii=False),
         question_in_shell=shlex.quote(question),
         dtype=', dtype="float32"' if example_settings else "",
         settings=_generate_arguments(folder, example_settings) if example_settings else sampling,
         sampling=sampling,
         is_exact=bool(example_settings),
+        controls=controls,
+        control_in_shell=shlex.quote(f"control?text={control or controls[0]}") if controls else None,
         has_adapter=bool(metadata and metadata.adapter),
         limits=_limits(metadata, summary, licence, off_target),
         off_target=_off_target_rows(off_target),

@@ -8,15 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from efficient_reasoning.config import split_parameters
 from efficient_reasoning.evaluation.metrics import dominates
 from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 from efficient_reasoning.files import read_jsonl
+
+_BEST, _LOSSLESS, _FRONT = "best accuracy", "fewest tokens without loss", "on the front"
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,16 @@ def operating_points(run: str | Path, summary: Mapping) -> list[OperatingPoint]:
     """
     points = list(summary["points"])
     best = max(points, key=lambda point: (point["accuracy"]["mean"], -_cost(point)))
-    purposes = {_key(best): "best accuracy"}
+    purposes = {_key(best): _BEST}
     lossless = _cheapest_without_loss(Path(run), points, best)
     if lossless is not None:
-        purposes[_key(lossless)] = "fewest tokens without loss"
+        purposes[_key(lossless)] = _LOSSLESS
     places = {_place(point) for point in points if _key(point) in purposes}
     for point in points:
         place = _place(point)
         # Of points that are equal, because a budget never came into play, the first will do.
         if place not in places and not any(dominates(_place(other), place) for other in points):
-            purposes[_key(point)] = "on the front"
+            purposes[_key(point)] = _FRONT
             places.add(place)
     chosen = [point for point in points if _key(point) in purposes]
     return [
@@ -75,6 +78,20 @@ def operating_points(run: str | Path, summary: Mapping) -> list[OperatingPoint]:
         )
         for point in sorted(chosen, key=lambda point: (-point["accuracy"]["mean"], _cost(point)))
     ]
+
+
+def plain_control(points: Sequence[OperatingPoint]) -> str:
+    """What a program without this toolkit should put behind a question: the control of the best point in its reach.
+
+    The cheapest without loss comes first, then the most accurate, then others. No text where the best of them takes
+    none, or where all need more than a question.
+    """
+    order = [_LOSSLESS, _BEST, _FRONT]
+    for point in sorted(points, key=lambda point: order.index(point.purpose)):
+        name, parameters = split_parameters(point.strategy)
+        if name in ("control", "budget-forcing"):
+            return parameters.get("text", "")
+    return ""
 
 
 def _key(point: Mapping) -> tuple[str, int | None]:

@@ -40,7 +40,7 @@ class Example:
     """A question of the run and what the model makes of it.
 
     Attributes:
-        question: as it was asked in the run.
+        question: as it was asked in the run, its control included.
         prompt_ids, completion_ids: as the model reads and writes them; an end token is kept.
         text: what the completion spells.
         settings: how it is decoded.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from efficient_reasoning.cards import operating_points, write_model_card
+from efficient_reasoning.cards import operating_points, plain_control, write_model_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint, resolve_model, weights_fingerprint
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
@@ -130,15 +130,16 @@ def _build(
             metadata.operating_points = [point.as_dict() for point in points]
             metadata.save(folder)
         unchecked = why_unchecked(folder)
-        question, example = choose_question(run), None
+        question, control, example = choose_question(run), plain_control(points), None
         if unchecked is None:
             print("Answering a question of the run, here and in plain transformers ...", file=sys.stderr, flush=True)
-            example = make_example(folder, question, summary["config"]["max_new_tokens"])
+            example = make_example(folder, question + control, summary["config"]["max_new_tokens"])
         write_model_card(
             folder,
             repo,
             summary,
             question=question,
+            control=control,
             points=points,
             example_settings=example.settings if example else None,
             unchecked=unchecked,

@@ -28,8 +28,10 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     thinking: ThinkingFormat
 
-    def metadata_of(self, rows: Iterable[Mapping], *, stage: str, method: str) -> ReasoningMetadata:
-        """The reasoning.json of what these rows make of it."""
+    def metadata_of(
+        self, rows: Iterable[Mapping], *, stage: str, method: str, controls: Iterable[str] = ()
+    ) -> ReasoningMetadata:
+        """The reasoning.json of what these rows make of it; their controls come to those that it has."""
         from efficient_reasoning.cards import licence_of
         from efficient_reasoning.checkpoint import ReasoningMetadata
 
@@ -45,6 +47,7 @@ class Base:
             licence=licence_of(self.path),
             open_text=self.thinking.open_text,
             close_text=self.thinking.close_text,
+            controls=sorted({*(before.controls if before else ()), *controls}),
             data_fingerprint=fingerprint(rows),
         )
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from efficient_reasoning.cards import OperatingPoint, _commands, operating_points
+from efficient_reasoning.cards import OperatingPoint, _commands, operating_points, plain_control
 from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.files import read_jsonl, write_jsonl
 
@@ -77,3 +77,18 @@ def test_a_control_survives_the_shell_and_the_table(tmp_path):
     [(_, command)] = section["solve_commands"]
     assert shlex.split(command)[-2:] == [control, "1+1?"]
     assert section["points"][0][1] == r"control?text=<\|short\|>"
+
+
+@pytest.mark.parametrize(
+    ("strategies", "control"),
+    [
+        ({"best accuracy": "budget-forcing", "fewest tokens without loss": "control?text=<|short|>"}, "<|short|>"),
+        ({"best accuracy": "control?text=<|long|>", "on the front": "control?text=<|short|>"}, "<|long|>"),
+        ({"best accuracy": "budget-forcing", "on the front": "control?text=<|short|>"}, ""),
+        ({"best accuracy": "control?text=<|long|>", "fewest tokens without loss": "deer"}, "<|long|>"),
+        ({"best accuracy": "deer"}, ""),
+    ],
+)
+def test_plain_programs_ask_with_the_best_control_in_their_reach(strategies, control):
+    points = [OperatingPoint(purpose, strategy, None, 0.9, 9.0, 9.0) for purpose, strategy in strategies.items()]
+    assert plain_control(points) == control

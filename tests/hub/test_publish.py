@@ -219,8 +219,24 @@ def test_a_run_of_another_scale_does_not_speak_for_the_checkpoint(run, model, wi
         publish(run, model, "ORG/concise-tiny")
 
 
+def test_a_model_is_shown_with_the_control_that_it_was_measured_with(run, model, metadata, plain_transformers):
+    """Here, in plain transformers and on its card."""
+    for name in ("samples.jsonl", "config.yaml", "summary.json"):
+        path = run / name  # "+" is one token
+        path.write_text(path.read_text().replace("budget-forcing", "control?text=+"))
+    metadata.controls = ["+", "Compute"]
+    metadata.save(model)
+    folder = publish(run, model, "ORG/concise-tiny")
+    assert json.loads((folder / "evaluation" / "example.json").read_text())["question"] == "Compute 5 + 7 .+"
+    card = (folder / "README.md").read_text()
+    assert 'question = "Compute 5 + 7 .+"' in card
+    assert "as one token, as an order for how much to think: `+`, `Compute`." in card
+    assert "solve --model ORG/concise-tiny --strategy 'control?text=+' 'Compute 5 + 7 .'" in card
+
+
 def test_without_an_adapter_the_card_does_not_speak_of_one(run, model):
-    assert "adapter" not in (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
+    card = (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
+    assert "adapter" not in card and "by a control" not in card
 
 
 def spoil_adapter_config(**changes):

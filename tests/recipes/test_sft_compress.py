@@ -263,6 +263,7 @@ def test_controls_become_trained_tokens(words, tmp_path, tiny_model, controlled,
     table = AutoModelForCausalLM.from_pretrained(tmp_path / "run").get_input_embeddings().weight
     start = AutoModelForCausalLM.from_pretrained(tiny_model).get_input_embeddings().weight
     assert table.shape == (len(tokenizer), start.shape[1])
+    assert ReasoningMetadata.load(tmp_path / "run").controls == sorted([SHORT, HALF])
     for control in (SHORT, HALF):
         [token] = tokenizer.encode(control)
         assert tokenizer.decode([token], skip_special_tokens=True) == control

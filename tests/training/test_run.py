@@ -321,16 +321,18 @@ def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp
     first, rows = tmp_path / "first", [{"prompt": "Compute 1 + 2.\n", "completion": "3"}]
     shutil.copytree(tiny_model, first)
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
-    metadata = load_base(str(first)).metadata_of(rows, stage="sft", method="shortest_correct")
+    metadata = load_base(str(first)).metadata_of(rows, stage="sft", method="c3ot", controls=["<|b|>", "<|a|>"])
+    assert metadata.controls == ["<|a|>", "<|b|>"]
     assert (metadata.base_model, metadata.earlier_methods, metadata.licence) == ("first", [], "mit")
     second = tmp_path / "second"
     shutil.copytree(tiny_model, second)
     metadata.save(second)
     write_training_card(second, metadata=metadata, metrics={})
     metadata = load_base(str(second)).metadata_of(rows, stage="rl", method="grpo kimi")
-    assert (metadata.base_model, metadata.earlier_methods) == ("first", ["shortest_correct"])
+    assert (metadata.base_model, metadata.earlier_methods) == ("first", ["c3ot"])
+    assert metadata.controls == ["<|a|>", "<|b|>"]
     assert metadata.licence == "mit"
     write_training_card(second, metadata=metadata, metrics={})
     card = (second / "README.md").read_text()
     assert "license: mit" in card and "licence of the base model" not in card
-    assert "method `shortest_correct`, then `grpo kimi`, stage rl, started from **first**" in card
+    assert "method `c3ot`, then `grpo kimi`, stage rl, started from **first**" in card
