@@ -76,6 +76,17 @@ def traces(count: int) -> Iterator[dict]:
         }
 
 
+def write_traces(path: Path, count: int, copies: int) -> None:
+    """A file of `count` traces, then the same under other ids: a way to gigabytes within minutes."""
+    from efficient_reasoning.files import write_jsonl
+
+    write_jsonl(path, traces(count))
+    once = path.read_text(encoding="utf-8")
+    with open(path, "a", encoding="utf-8") as stream:
+        for copy in range(1, copies):
+            stream.write(once.replace('"id": "', f'"id": "{copy}-'))
+
+
 def measure(name: str, source: Path, out: Path, count: int) -> dict:
     """One tool in a process of its own."""
     tool, settings, _ = TOOLS[name]
@@ -92,6 +103,7 @@ def measure(name: str, source: Path, out: Path, count: int) -> dict:
         "tool": name,
         "traces": count,
         "rows": report["rows"],
+        "input_bytes": source.stat().st_size,
         "seconds": seconds,
         "traces_per_second": count / report["seconds"],
         "peak_memory_mib": usage.ru_maxrss / 1024,
@@ -99,10 +111,11 @@ def measure(name: str, source: Path, out: Path, count: int) -> dict:
 
 
 def main() -> None:
-    from efficient_reasoning.files import write_json, write_jsonl
+    from efficient_reasoning.files import write_json
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", default="10000,100000", help="numbers of traces")
+    parser.add_argument("--copies", type=int, default=1, help="times that they stand in the file, under other ids")
     parser.add_argument("--tools", help="names of the table, by default all: " + NAMES, default=NAMES)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -115,11 +128,11 @@ def main() -> None:
                 given = round(count * TOOLS[name][2])
                 if given not in sources:
                     sources[given] = Path(folder) / f"traces-{given}.jsonl"
-                    write_jsonl(sources[given], traces(given))
-                result = measure(name, sources[given], Path(folder) / f"{len(results)}.jsonl", given)
+                    write_traces(sources[given], given, args.copies)
+                result = measure(name, sources[given], Path(folder) / f"{len(results)}.jsonl", given * args.copies)
                 results.append(result)
                 print(
-                    f"| {name} | {given:,} | {result['rows']:,} | {result['traces_per_second']:,.0f} "
+                    f"| {name} | {result['traces']:,} | {result['rows']:,} | {result['traces_per_second']:,.0f} "
                     f"| {result['peak_memory_mib']:,.0f} MiB |",
                     flush=True,
                 )
