@@ -7,7 +7,7 @@
 3. All arms solve the same test problems with the same seeds. The base's strategies without training give the hull.
 
 An arm is a line of commands of the toolkit, logged in OUT/commands.txt; they run in one of a few processes, which
-import everything once. What is evaluated is not evaluated again.
+import everything once. The same command again runs the arms that are not done yet.
 """
 
 from __future__ import annotations
@@ -330,6 +330,7 @@ ARMS: dict[str, Arm] = {
     "cot_valve": cot_valve,
     "token_skip": token_skip,
     "spirit": spirit("perplexity"),
+    "random steps": spirit("random"),
     "step_skip": step_skip,
     "first_correct#0": first_correct,
     **{f"shortest_correct#{seed}": fine_tuned("shortest_correct", seed, "shortest_correct") for seed in SEEDS},
@@ -340,7 +341,6 @@ ARMS: dict[str, Arm] = {
     "tale": tale,
     "merge": merge,
     "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),
-    "random steps": spirit("random"),
     "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
     "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
     "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
@@ -384,6 +384,9 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
         out.writelines(itertools.islice(lines, bench.scale.slow_problems * bench.scale.samples))
     with open(few, encoding="utf-8") as lines, open(few.with_name("single.jsonl"), "w", encoding="utf-8") as out:
         out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
+    log = bench.out / "arms.txt"
+    done = {line.partition(": done")[0] for line in log.read_text().splitlines()} if log.is_file() else set()
+    names = [name for name in names if name not in done]
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     for name in [*names, *[None] * jobs]:

@@ -121,7 +121,7 @@ def token_skip(bench: ChatBench, verbose: Path) -> None:
 
 def dropped_steps(name: str, order: str) -> Callable[[ChatBench, Path], None]:
     def arm(bench: ChatBench, verbose: Path) -> None:
-        settings = {"model": verbose, "order": order, "keep_ratio": 0.6}
+        settings = {"model": verbose, "order": order, "keep_ratio": 0.8}
         bench.measure(name, bench.learn(name, "spirit", verbose, **settings))
 
     return arm
