@@ -258,9 +258,10 @@ def _solve_pending(
             mininterval=0.1 if sys.stderr.isatty() else 10,  # a log file keeps every state of the bar
         ) as bar,
     ):
-        # An engine on a server, which may die, asks for fewer.
+        # An engine on a server, which may die, asks for fewer; a GPU with more rows, for as many as fill them.
         fixed_requests = getattr(reasoner.engine, "chunk_requests", None)
-        chunk_requests = fixed_requests or CHUNK_REQUESTS
+        rows = getattr(reasoner.engine, "rows", 0) if reasoner.decodes_elsewhere else 0
+        chunk_requests = fixed_requests or max(CHUNK_REQUESTS, rows)
         while samples:
             began = time.perf_counter()
             chunk, samples = samples[:chunk_requests], samples[chunk_requests:]

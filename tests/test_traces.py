@@ -303,6 +303,7 @@ def test_scribes_in_processes_of_their_own_write_the_same(reasoner, problems, tm
     monkeypatch.setattr(type(reasoner), "decodes_elsewhere", True)
     monkeypatch.setattr(scribes, "_MANY_SAMPLES", 1)
     monkeypatch.setattr(traces_module, "CHUNK_REQUESTS", 2)
+    monkeypatch.setattr(reasoner.engine, "rows", 2)
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     together = sampled(reasoner, problems, tmp_path / "together")
     for one, other in zip(alone, together, strict=True):
