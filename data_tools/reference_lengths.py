@@ -14,13 +14,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from efficient_reasoning.answers import ANSWER_ALONE
 from efficient_reasoning.compression import CompressionArguments, compress
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import run
-
-# Their verifiers read the answer alone. Other metadata would only be padding: a table has one type for a column, and
-# fills every row's metadata up with the keys of all the others.
-_WITHOUT_METADATA = ("exact", "numeric", "math")
 
 
 @dataclass(kw_only=True)
@@ -62,7 +59,7 @@ def reference_lengths(
                 "question": row.get("question"),
                 "answer": row.get("answer"),
                 "task": row["task"],
-                "metadata": None if row["task"] in _WITHOUT_METADATA else row.get("metadata"),
+                "metadata": None if row["task"] in ANSWER_ALONE else row.get("metadata"),
             },
         )
         count, tokens, correct = sums.get(row["id"], (0, 0, 0))

@@ -34,12 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.rewards import get_length_reward
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
+    from efficient_reasoning.training.rows import budget_range
 
     training.start(arguments, config)
     base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
     check_problems(rows)
-    reward = get_length_reward(arguments.reward, thinking=base.thinking, **arguments.reward_parameters)
+    parameters = {"max_tokens": config.max_completion_length} | arguments.reward_parameters
+    reward = get_length_reward(arguments.reward, thinking=base.thinking, **parameters)
     if config.per_device_train_batch_size * config.steps_per_generation % config.num_generations:
         raise BadInput(
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         rollout_func=rollouts,
     )
     metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
+    metadata.trained_budget_range = budget_range(rows)
     training.finish(trainer, metadata, base.problems_with(rows))
 
 

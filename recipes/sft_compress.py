@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.checkpoint import ADAPTER_NAME
     from efficient_reasoning.training.adapters import check_scales, lora_config
     from efficient_reasoning.training.controls import add_controls, controls_of
-    from efficient_reasoning.training.rows import distinct, mix, summary
+    from efficient_reasoning.training.rows import budget_range, distinct, mix, summary
 
     training.start(arguments, config)
     base = training.load_base(arguments.model)
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     method = " + ".join(distinct(rows, "method")) or "sft"
     method = method if arguments.objective == "sft" else f"{arguments.objective} {method}"
     metadata = base.metadata_of(chain(rows, general), stage="sft", method=method, controls=controls)
+    metadata.trained_budget_range = budget_range(rows)
     metadata.adapter = ADAPTER_NAME if arguments.adapter == "keep" else None
     problems = base.problems_with(chain(rows, general))
     if training.is_main_process():

@@ -16,7 +16,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -25,7 +25,18 @@ from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.prompts import encode_prompt
 from efficient_reasoning.thinking import ThinkingFormat
 
-FORMULAS = ("accuracy", "arora_zanette", "kimi", "o1_pruner")
+FORMULAS = (
+    "accuracy",
+    "arora_zanette",
+    "cosine",
+    "dast",
+    "kimi",
+    "lcpo_exact",
+    "lcpo_max",
+    "o1_pruner",
+    "shorter_better",
+    "thinkprune",
+)
 _PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")  # what verifiers may ask for
 
 
@@ -38,12 +49,14 @@ class Rollouts:
         lengths: (N,) token ids.
         groups: (N,) group of each response, counted from 0.
         columns: the columns of the training rows, one value a response.
+        ids: N lists of token ids, without EOS; may be left out where a formula reads lengths alone.
     """
 
     correct: np.ndarray
     lengths: np.ndarray
     groups: np.ndarray
     columns: Mapping[str, Sequence] = field(default_factory=dict)
+    ids: Sequence[Sequence[int]] = ()
 
     def column(self, name: str) -> np.ndarray:
         """A numeric column.
@@ -71,19 +84,27 @@ class LengthReward:
         name: of the formula.
         thinking: delimiters and tokenizer of the model that is trained.
         count: what L counts.
+        max_tokens: the most that a response may have, for the formulas that want to know.
         parameters: of the formula.
     """
 
     def __init__(
-        self, name: str, thinking: ThinkingFormat, count: Literal["response", "thinking"] = "response", **parameters
+        self,
+        name: str,
+        thinking: ThinkingFormat,
+        count: Literal["response", "thinking"] = "response",
+        max_tokens: int | None = None,
+        **parameters,
     ):
         if count not in ("response", "thinking"):
             raise BadInput(f"count is {count!r}; a length reward counts the response or the thinking.")
         self.__name__ = name  # TRL names its metrics after it
         self.thinking = thinking
         self.count = count
-        self.parameters = parameters
-        self.formula = _formula(name, parameters)
+        self.formula = _formula(name)
+        if max_tokens is not None and "max_tokens" in inspect.signature(self.formula).parameters:
+            parameters["max_tokens"] = max_tokens
+        self.parameters = _checked(name, self.formula, parameters)
 
     def __call__(
         self, completions: Sequence, completion_ids: Sequence[Sequence[int]], prompts: Sequence, **columns
@@ -110,16 +131,16 @@ class LengthReward:
         starts = [index == 0 or prompt != prompts[index - 1] for index, prompt in enumerate(prompts)]
         groups = np.cumsum(starts) - 1
         encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
-        lengths, texts = [], []
+        lengths, texts, generated = [], [], []
         for ids, group in zip(completion_ids, groups, strict=True):
-            counts = self.thinking.count(ids, encoded[group])
+            split, counts = self.thinking.take_apart(ids, encoded[group])
             lengths.append(counts.thinking_tokens if self.count == "thinking" else counts.total_tokens)
             finished = not self.thinking.eos_ids.isdisjoint(ids)
-            split = self.thinking.split(ids, encoded[group])
             texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
+            generated.append(ids[: counts.total_tokens])
         problems = [{key: columns[key][index] for key in _PROBLEM if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
-        return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns)
+        return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns, generated)
 
 
 def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> LengthReward:
@@ -128,22 +149,31 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
     Args:
         name: one of `FORMULAS`.
         thinking: delimiters and tokenizer of the model that is trained.
-        parameters: of the formula, and `count`.
+        parameters: of the formula, `count` and `max_tokens`.
 
     Raises:
-        BadInput: unknown name or parameter (near names are listed), or a parameter that is no number.
+        BadInput: unknown name or parameter (near names are listed), one that is missing, or a wrong value.
     """
     return LengthReward(name, thinking, **parameters)
 
 
-def _formula(name: str, parameters: Mapping[str, object]) -> Callable[..., np.ndarray]:
+def _formula(name: str) -> Callable[..., np.ndarray]:
     if name not in FORMULAS:
         raise BadInput(f"Unknown length reward {name!r}{near(name, FORMULAS)}")
-    formula = getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
-    known = list(inspect.signature(formula).parameters)[1:]
+    return getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+
+
+def _checked(name: str, formula: Callable[..., np.ndarray], parameters: dict[str, object]) -> dict[str, object]:
+    known = dict(list(inspect.signature(formula, eval_str=True).parameters.items())[1:])
     for key, value in parameters.items():
         if key not in known:
             raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count'])}")
-        if type(value) not in (int, float):
+        choices = get_args(known[key].annotation)
+        if choices and value not in choices:
+            raise BadInput(f"Length reward {name!r}: {key} is {value!r}; choose {' or '.join(choices)}.")
+        if not choices and type(value) not in (int, float):
             raise BadInput(f"Length reward {name!r}: {key} must be a number, found {value!r}.")
-    return formula
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in parameters:
+            raise BadInput(f"Length reward {name!r} needs {key}; give it among its parameters.")
+    return parameters

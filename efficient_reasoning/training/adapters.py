@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # TRL's fused head reads the bias of the output layer, which PEFT, where that is tied and some of its rows are trained,
 # wraps without one.
 TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)
+# Adapters begin at zero, new embeddings anywhere: at the adapters' learning rate they have hardly moved when these are
+# done, and the model heeds no control (docs/results/compression.md).
+CONTROL_LEARNING_RATE_FACTOR = 10
 
 
 def lora_config(rank: int, alpha: float, dropout: float, token_ids: Sequence[int] = ()) -> LoraConfig:
@@ -46,6 +49,22 @@ def lora_config(rank: int, alpha: float, dropout: float, token_ids: Sequence[int
         trainable_token_indices=list(token_ids) or None,
         task_type="CAUSAL_LM",
     )
+
+
+def hasten_controls(trainer: Trainer) -> None:
+    """Give embeddings that are trained beside adapters `CONTROL_LEARNING_RATE_FACTOR` times the learning rate."""
+    trained = [(name, weight) for name, weight in trainer.model.named_parameters() if weight.requires_grad]
+    controls = [weight for name, weight in trained if "trainable_tokens_" in name]
+    if not controls:
+        return
+    adapters = [weight for name, weight in trained if "trainable_tokens_" not in name]
+    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    fast = CONTROL_LEARNING_RATE_FACTOR * trainer.args.learning_rate
+    groups = [
+        {"params": adapters, "weight_decay": trainer.args.weight_decay},
+        {"params": controls, "weight_decay": 0.0, "lr": fast},
+    ]
+    trainer.optimizer_cls_and_kwargs = optimizer, settings | {"params": groups}
 
 
 def check_scales(rows: Iterable[Mapping], objective: str, rank: int, config: TrainingArguments) -> None:

@@ -50,6 +50,7 @@ def build_trainer(
         BadInput: settings that TRL refuses, rows that would be mixed, or none that is short enough.
     """
     from efficient_reasoning.prompts import template_kwargs
+    from efficient_reasoning.training.adapters import hasten_controls
     from efficient_reasoning.training.controls import embed_controls
 
     rows = rows.select_columns([name for name in _COLUMNS if name in rows.column_names])
@@ -70,6 +71,8 @@ def build_trainer(
         raise BadInput(" ".join(str(error).split())) from error
     finally:
         base.tokenizer.chat_template = own_template
+    if lora is not None:
+        hasten_controls(trainer)
     if not len(trainer.train_dataset):
         raise BadInput(f"max_length is {config.max_length}, and every prompt is as long; raise it.")
     return trainer

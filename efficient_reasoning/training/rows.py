@@ -143,6 +143,13 @@ def distinct(rows: Dataset, column: str) -> list[str]:
     return sorted({str(value) for value in rows[column] if value}) if column in rows.column_names else []
 
 
+def budget_range(rows: Dataset) -> tuple[int, int] | None:
+    """The smallest and the largest `budget_tokens` of rows; None where none asks for a budget."""
+    budgets = rows["budget_tokens"] if "budget_tokens" in rows.column_names else []
+    known = [tokens for tokens in budgets if tokens is not None]
+    return (min(known), max(known)) if known else None
+
+
 def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
     rows, kinds = [], {}
     for number, row in read_numbered_jsonl(path):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib
 import itertools
 import json
 import pickle
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -22,15 +24,58 @@ TOKENIZER = load_tokenizer(resolve_model("overthinker"))
 THINKING = ThinkingFormat.from_tokenizer(TOKENIZER)
 
 
+@dataclass(frozen=True)
+class Property:
+    """What holds for a reward.
+
+    Attributes:
+        needed: parameters that have no default.
+        ranks: every correct response earns more than every wrong one of its group.
+        shorter_pays: of two correct responses of a group the shorter earns more.
+        ceiling: at which that stops.
+        plain: parameters under which it is the accuracy.
+    """
+
+    needed: dict = field(default_factory=dict)
+    ranks: bool = True
+    shorter_pays: bool = True
+    ceiling: float | None = None
+    plain: dict | None = None
+
+
+# Exceptions are the papers'. LCPO-Exact and ShorterBetter pay for nearness to a target, also wrong responses. LCPO-Max
+# and ThinkPrune pay nothing for a right one that is far too long, and cosine punishes it; O1-Pruner pays 4 at most.
+PROPERTIES = {
+    "accuracy": Property(shorter_pays=False, plain={}),
+    "arora_zanette": Property(plain={"alpha": 0}),
+    "cosine": Property({"max_tokens": 400}, ranks=False),
+    "dast": Property({"max_tokens": 400}),
+    "kimi": Property(plain={"weight": 0}),
+    "lcpo_exact": Property(ranks=False, shorter_pays=False, plain={"alpha": 0}),
+    "lcpo_max": Property(ranks=False, plain={"alpha": 0, "delta": 1}),
+    "o1_pruner": Property(ranks=False, ceiling=4.0),
+    "shorter_better": Property(ranks=False, plain={"alpha": 1, "beta": 0}),
+    "thinkprune": Property({"limit_tokens": 200}, ranks=False, shorter_pays=False),
+}
+
+
 def formula(name: str):
-    return getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+    """The formula, with what it needs."""
+    function = getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+    return functools.partial(function, **PROPERTIES[name].needed)
 
 
-def rollouts(correct, lengths, groups=None, reference_tokens=100, reference_accuracy=0.5) -> Rollouts:
+def rollouts(
+    correct, lengths, groups=None, reference_tokens=100, reference_accuracy=0.5, budget_tokens=150, ids=()
+) -> Rollouts:
     count = len(lengths)
-    columns = {"reference_tokens": [reference_tokens] * count, "reference_accuracy": [reference_accuracy] * count}
+    columns = {
+        "reference_tokens": [reference_tokens] * count,
+        "reference_accuracy": [reference_accuracy] * count,
+        "budget_tokens": [budget_tokens] * count,
+    }
     groups = [0] * count if groups is None else groups
-    return Rollouts(np.array(correct, float), np.array(lengths, float), np.array(groups), columns)
+    return Rollouts(np.array(correct, float), np.array(lengths, float), np.array(groups), columns, ids)
 
 
 def random_groups(seed: int) -> Rollouts:
@@ -69,6 +114,19 @@ BY_HAND = [
     ("o1_pruner", {"accuracy_weight": 1.0}, rollouts([1, 1], [80, 400]), [0.25 + 0.5, -0.75 + 0.5]),
     ("o1_pruner", {}, rollouts([1, 0], [1, 10_000]), [4, -0.99 - 1]),  # 99 + 1 is clipped
     ("o1_pruner", {"high": 200}, rollouts([1], [0]), [99 + 1]),  # L counts as at least 1
+    ("lcpo_exact", {"alpha": 0.01}, rollouts([1, 1, 0], [150, 190, 110]), [1, 0.6, -0.4]),
+    ("lcpo_max", {"alpha": 0.01}, rollouts([1, 1, 1, 0], [150, 250, 90, 90]), [0.5, 0, 1, 0]),
+    ("lcpo_max", {"alpha": 0.01, "form": "released"}, rollouts([1, 1, 0], [150, 170, 110]), [1.5, 1.4, 0.7]),
+    # Half are correct, of 100 tokens on average, of at most 400: the budget is 250.
+    ("dast", {}, rollouts([1, 0, 1, 0], [50, 300, 150, 50]), [0.5 + 0.4, -0.1, 0.5 + 0.2, -0.72 - 0.1]),
+    ("dast", {}, rollouts([0], [100]), [-0.9 * 0.75 - 0.1]),  # none is: the budget is all
+    ("dast", {"max_tokens": 100}, rollouts([1, 1], [10, 90]), [0.5 + 0.4, 0.1]),  # the budget is 50; not below 0.1
+    ("cosine", {}, rollouts([1, 0, 1, 0], [0, 0, 200, 200]), [2, -10, 1.5, -5]),
+    ("cosine", {}, rollouts([1, 0], [400, 999]), [-10, -10]),
+    ("cosine", {"ngram_tokens": 2}, rollouts([1, 0], [0, 0], ids=[[1, 2, 3], [1, 2, 1, 2, 9]]), [2, -10.1]),
+    ("shorter_better", {"beta": 0.01}, rollouts([1, 1, 0], [20, 60, 10]), [2, 1.6, -0.1]),
+    ("shorter_better", {"beta": 0.01}, rollouts([0, 0], [20, 60]), [-0.2, -0.2]),  # to the mean length
+    ("thinkprune", {}, rollouts([1, 1, 0], [200, 201, 10]), [1, 0, 0]),
 ]
 
 
@@ -99,42 +157,44 @@ def test_the_order_within_a_group_does_not_matter(name, seed):
     np.testing.assert_allclose(formula(name)(again), formula(name)(given)[shuffled])
 
 
+def test_every_formula_has_its_properties():
+    assert PROPERTIES.keys() == set(FORMULAS)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [
-        ("accuracy", {}),
-        ("arora_zanette", {"alpha": 0.99}),
-        ("arora_zanette", {}),
-        ("kimi", {}),
-        ("kimi", {"weight": 1.9}),
-    ],
+    [(name, {}) for name in FORMULAS] + [("arora_zanette", {"alpha": 0.99}), ("kimi", {"weight": 1.9})],
 )
-@pytest.mark.parametrize("seed", range(5))
-def test_every_correct_response_stands_above_every_wrong_one(name, parameters, seed):
-    given = random_groups(seed)
-    rewards = formula(name)(given, **parameters)
-    assert rewards[given.correct == 1].min() > rewards[given.correct == 0].max()
+def test_every_correct_response_stands_above_every_wrong_one(name, parameters):
+    """Or one that is far too long does not, where that is known of the reward."""
+    if not PROPERTIES[name].ranks:
+        _, long, wrong = formula(name)(rollouts([1, 1, 0], [150, 9000, 1]))
+        assert long <= wrong
+        return
+    for seed in range(5):
+        given = random_groups(seed)
+        rewards = formula(name)(given, **parameters)
+        assert rewards[given.correct == 1].min() > rewards[given.correct == 0].max()
 
 
-@pytest.mark.parametrize("name", ["arora_zanette", "kimi", "o1_pruner"])
-@pytest.mark.parametrize("seed", range(5))
-def test_of_correct_responses_the_shorter_earns_more(name, seed):
-    given = random_groups(seed)
-    rewards = formula(name)(given)
-    compared = 0
-    for a, b in itertools.permutations(np.flatnonzero(given.correct), 2):
-        if given.groups[a] == given.groups[b] and given.lengths[a] < given.lengths[b]:
-            compared += 1
-            assert rewards[a] > rewards[b] or rewards[a] == rewards[b] == 4.0  # the ceiling of o1_pruner
-    assert compared
+@pytest.mark.parametrize("name", FORMULAS)
+def test_of_correct_responses_the_shorter_earns_more(name):
+    """Or not, as it is known of the reward."""
+    pays = []
+    for seed in range(5):
+        given = random_groups(seed)
+        rewards = formula(name)(given)
+        for a, b in itertools.permutations(np.flatnonzero(given.correct), 2):
+            if given.groups[a] == given.groups[b] and given.lengths[a] < given.lengths[b]:
+                pays.append(rewards[a] > rewards[b] or rewards[a] == rewards[b] == PROPERTIES[name].ceiling)
+    assert len(pays) > 100
+    assert all(pays) == PROPERTIES[name].shorter_pays
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("accuracy", {}), ("arora_zanette", {"alpha": 0}), ("kimi", {"weight": 0})]
-)
-def test_without_weight_a_reward_is_plain_accuracy(name, parameters):
+@pytest.mark.parametrize("name", [name for name in FORMULAS if PROPERTIES[name].plain is not None])
+def test_without_weight_a_reward_is_plain_accuracy(name):
     given = random_groups(0)
-    np.testing.assert_array_equal(formula(name)(given, **parameters), given.correct)
+    np.testing.assert_array_equal(formula(name)(given, **PROPERTIES[name].plain), given.correct)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -154,7 +214,8 @@ def test_being_wrong_never_pays(name, seed):
         cut = given.correct.copy()
         cut[index] = 0
         after = formula(name)(rollouts(cut, given.lengths, given.groups))
-        assert after[index] < before[index] or after[index] == before[index] == 4.0  # the ceiling of o1_pruner
+        beyond = name == "thinkprune" and given.lengths[index] > 200  # where being right does not pay either
+        assert after[index] < before[index] or beyond or after[index] == before[index] == PROPERTIES[name].ceiling
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -247,9 +308,10 @@ def test_the_logger_hears_the_accuracy():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rewards_pickle_together_with_their_tokenizer(name):
-    reward = pickle.loads(pickle.dumps(get_length_reward(name, thinking=THINKING)))
+    reward = pickle.loads(pickle.dumps(get_length_reward(name, thinking=THINKING, **PROPERTIES[name].needed)))
     assert reward.__name__ == name
     columns = {"reference_tokens": [20.0], "reference_accuracy": [0.5], "answer": ["23"], "task": ["numeric"]}
+    columns |= {"budget_tokens": [20]}
     [value] = reward(completions=[""], prompts=[PROMPT], completion_ids=[SHORT], **columns)
     assert np.isfinite(value)
 
@@ -289,6 +351,9 @@ def test_the_verifier_gets_all_of_the_problem(monkeypatch):
         ("kimi", {"weight": "high"}, "weight must be a number, found 'high'"),
         ("kimi", {"weight": None}, "weight must be a number, found None"),
         ("kimi", {"count": "answer"}, "count is 'answer'"),
+        ("lcpo_max", {"form": "both"}, "form is 'both'; choose paper or released"),
+        ("dast", {}, "'dast' needs max_tokens; give it among its parameters"),
+        ("thinkprune", {"limit": 5}, "'thinkprune' has no parameter 'limit'.* limit_tokens"),
     ],
 )
 def test_bad_names_and_values_are_refused(name, parameters, sentence):
@@ -298,10 +363,18 @@ def test_bad_names_and_values_are_refused(name, parameters, sentence):
 
 @pytest.mark.parametrize(
     ("name", "column"),
-    [("kimi", "answer"), ("kimi", "task"), ("o1_pruner", "reference_tokens"), ("o1_pruner", "reference_accuracy")],
+    [
+        ("kimi", "answer"),
+        ("kimi", "task"),
+        ("o1_pruner", "reference_tokens"),
+        ("o1_pruner", "reference_accuracy"),
+        ("lcpo_exact", "budget_tokens"),
+        ("lcpo_max", "budget_tokens"),
+    ],
 )
 def test_a_missing_column_is_named(name, column):
     columns = {"answer": ["23"], "task": ["numeric"], "reference_tokens": [9], "reference_accuracy": [1.0]}
+    columns["budget_tokens"] = [9]
     del columns[column]
     with pytest.raises(BadInput, match=f"needs column '{column}'"):
         get_length_reward(name, thinking=THINKING)([""], [SHORT], [PROMPT], **columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from trl import SFTConfig
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.training import adapters
-from efficient_reasoning.training.adapters import ScaledSFTTrainer, lora_config
+from efficient_reasoning.training.adapters import ScaledSFTTrainer, hasten_controls, lora_config
 
 SCALES = [0.0, 0.5, 1.0]
 
@@ -23,7 +24,7 @@ SCALES = [0.0, 0.5, 1.0]
 def trainer(tiny_model, tmp_path):
     """`trainer(scales)`: LoRA that changes the model, and a row for each scale."""
 
-    def build(scales: list[float], **changes) -> ScaledSFTTrainer:
+    def build(scales: list[float], token_ids: Sequence[int] = (), **changes) -> ScaledSFTTrainer:
         rows = [{"input_ids": [5, 6, 7 + n], "labels": [-100, 6, 7 + n]} for n in range(len(scales))]
         rows = [row | {"adapter_scale": scale} for row, scale in zip(rows, scales, strict=True)]
         settings = {"bf16": False, "use_cpu": True, "report_to": "none", "gradient_checkpointing": False} | changes
@@ -32,7 +33,7 @@ def trainer(tiny_model, tmp_path):
             args=SFTConfig(str(tmp_path), **settings),
             train_dataset=Dataset.from_list(rows),
             processing_class=load_tokenizer(str(tiny_model)),
-            peft_config=lora_config(4, 32.0, 0.0),
+            peft_config=lora_config(4, 32.0, 0.0, token_ids),
         )
         generator = torch.Generator().manual_seed(0)
         for name, parameter in trainer.model.named_parameters():
@@ -55,6 +56,28 @@ def gradients(trainer: ScaledSFTTrainer, rows: list[int]) -> dict[str, torch.Ten
     trainer.model.zero_grad()
     loss_of(trainer, rows).backward()
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def test_controls_learn_faster_than_adapters(trainer):
+    """Each as often as asked, whatever the schedule, and nothing is left out or trained twice."""
+    scaled = trainer([0.0, 1.0], [5, 7], learning_rate=1e-3, weight_decay=0.1, max_steps=4, warmup_steps=2)
+    hasten_controls(scaled)
+    scaled.create_optimizer_and_scheduler(4)
+    adapters, controls = scaled.optimizer.param_groups
+    assert [weight.shape for weight in controls["params"]] == [(2, scaled.model.config.hidden_size)]
+    assert (adapters["weight_decay"], controls["weight_decay"]) == (0.1, 0.0)
+    trained = {id(weight) for weight in scaled.model.parameters() if weight.requires_grad}
+    assert sorted(map(id, adapters["params"] + controls["params"])) == sorted(trained)
+    for share in (0.0, 0.5, 1.0):
+        assert (adapters["lr"], controls["lr"]) == pytest.approx((share * 1e-3, share * 1e-2))
+        scaled.optimizer.step()
+        scaled.lr_scheduler.step()
+
+
+def test_without_controls_the_optimizer_is_the_usual_one(trainer):
+    scaled = trainer([0.0, 1.0])
+    hasten_controls(scaled)
+    assert scaled.optimizer_cls_and_kwargs is None
 
 
 def test_at_scale_0_the_model_is_the_base(trainer):
