@@ -78,6 +78,8 @@ class ReasoningMetadata:
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.controls, list):
+            raise TypeError(f"controls is {self.controls!r}, no list")
         if self.trained_budget_range is not None:
             self.trained_budget_range = tuple(self.trained_budget_range)  # JSON has lists only
 

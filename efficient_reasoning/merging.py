@@ -247,7 +247,7 @@ def _metadata(merge: Merge, long: Parent, short: Parent) -> ReasoningMetadata:
         licence=licence_of(long.folder),
         open_text=thinking.open_text,
         close_text=thinking.close_text,
-        controls=sorted({control for record in made for control in record.controls}),
+        controls=records[0].controls if records[0] else [],  # the tokenizer is the long model's
         seed=merge.seed if merge.method == "dare" else None,
     )
 

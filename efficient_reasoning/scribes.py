@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING
 
 from efficient_reasoning import answers, inference
 from efficient_reasoning.overthinking import Reader
-from efficient_reasoning.problems import FAMILIES, family_of
+from efficient_reasoning.problems import FAMILIES, FIELDS, family_of
 from efficient_reasoning.prompts import conversation, make_completion, make_prompt
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from efficient_reasoning.thinking import ThinkingFormat
 
 _MANY_SAMPLES = 8192  # for fewer, starting processes does not pay
-_PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")
 
 Solved = tuple[Mapping, "Response", dict]  # a problem, what came back, how it was asked
 
@@ -45,7 +44,7 @@ def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool
     """What a trace says of a response, whoever wrote it: the problem, the response, its lengths and its verdict."""
     thinking = reader.thinking
     return {
-        **{key: problem[key] for key in _PROBLEM if key in problem},
+        **{key: problem[key] for key in FIELDS if key in problem},
         "prompt": make_prompt(thinking.tokenizer, conversation(problem)),
         "completion": make_completion(thinking.tokenizer, completion_text(thinking, solution)),
         "prompt_ids": list(solution.prompt_ids),

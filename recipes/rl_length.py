@@ -1,8 +1,8 @@
 """Reinforcement learning with a length reward, through TRL's GRPOTrainer.
 
-Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs; `efficient-reasoning
-data reference_lengths` writes them from traces. The reward counts token ids and verifies answers as evaluation does;
-responses come from the engine of inference, or from vLLM with `use_vllm`.
+Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs: `efficient-reasoning
+data reference_lengths` writes them from traces, `length_budgets` from problems. The reward counts token ids and
+verifies answers as evaluation does; responses come from the engine of inference, or from vLLM with `use_vllm`.
 
     efficient-reasoning train rl_length --config configs/rl_length/kimi_overthinker.yaml
 """
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
-    from efficient_reasoning.rewards import get_length_reward
+    from efficient_reasoning.rewards import get_length_reward, takes
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
     from efficient_reasoning.training.rows import budget_range
@@ -40,8 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
     check_problems(rows)
-    parameters = {"max_tokens": config.max_completion_length} | arguments.reward_parameters
-    reward = get_length_reward(arguments.reward, thinking=base.thinking, **parameters)
+    metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
+    metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
+    defaults = {"max_tokens": config.max_completion_length} if takes(arguments.reward, "max_tokens") else {}
+    reward = get_length_reward(arguments.reward, thinking=base.thinking, **defaults | arguments.reward_parameters)
     if config.per_device_train_batch_size * config.steps_per_generation % config.num_generations:
         raise BadInput(
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
@@ -66,8 +68,6 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=base.tokenizer,
         rollout_func=rollouts,
     )
-    metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
-    metadata.trained_budget_range = budget_range(rows)
     training.finish(trainer, metadata, base.problems_with(rows))
 
 

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     method = " + ".join(distinct(rows, "method")) or "sft"
     method = method if arguments.objective == "sft" else f"{arguments.objective} {method}"
     metadata = base.metadata_of(chain(rows, general), stage="sft", method=method, controls=controls)
-    metadata.trained_budget_range = budget_range(rows)
+    metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
     metadata.adapter = ADAPTER_NAME if arguments.adapter == "keep" else None
     problems = base.problems_with(chain(rows, general))
     if training.is_main_process():

@@ -210,6 +210,7 @@ def test_a_model_of_another_making_has_no_metadata(folder):
         '{"method": "sft"}',
         '{"method": "sft", "stage": "sft", "colour": "red"}',
         '{"method": "sft", "stage": "sft", "trained_budget_range": 5}',
+        '{"method": "sft", "stage": "sft", "controls": null}',
         b"\xff\xfe",
     ],
 )

@@ -291,13 +291,16 @@ def test_what_belongs_to_the_long_model_comes_along_and_what_tells_of_it_does_no
 
 
 def test_the_metadata_goes_on_from_both(folder, tmp_path):
-    ReasoningMetadata("kimi", "rl", base_model="tiny", earlier_methods=["sft"]).save(folder / "short")
-    ReasoningMetadata("sft", "sft", base_model="tiny", latent_steps=0).save(folder / "long")
+    ReasoningMetadata("kimi", "rl", base_model="tiny", earlier_methods=["sft"], controls=["<|a|>"]).save(
+        folder / "short"
+    )
+    ReasoningMetadata("sft", "sft", base_model="tiny", latent_steps=0, controls=["<|b|>"]).save(folder / "long")
     out = write(tmp_path / "out", Merge("dare", 0.3, seed=4), *(folder / name for name in ("long", "short", "base")))
     metadata = ReasoningMetadata.load(out)
     assert (metadata.method, metadata.stage, metadata.seed) == ("merge dare 0.3", "merge", 4)
     assert (metadata.base_model, metadata.earlier_methods) == ("tiny", ["sft", "kimi"])
     assert metadata.merged_from == ["long", "short"] and metadata.adapter is None
+    assert metadata.controls == ["<|b|>"]  # whose tokenizer it is
     card = (out / "README.md").read_text()
     assert "# tiny + sft + kimi + merge dare 0.3" in card
     assert "weights between **long** and **short**" in card

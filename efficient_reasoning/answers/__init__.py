@@ -44,10 +44,10 @@ _VERIFIERS = {
     "agrees_with_base": _Verifier(agreement.extract, agreement.check),
     "judge": _Verifier(judge.extract, judge.check),
 }
-# An answer that every verifier reads, and no problem minds: what it raises is the problem's fault.
 # Verifiers that read nothing but the answer. For them, other metadata of training rows would only be padding: a table
 # has one type for a column, and fills every row's metadata up with the keys of all the others.
 ANSWER_ALONE = ("exact", "numeric", "math")
+# An answer that every verifier reads, and no problem minds: what it raises is the problem's fault.
 _PROBE = "```python\nNone\n```\n\\boxed{0}\n{}"
 _GYM = _Verifier(gym.extract, gym.check)
 

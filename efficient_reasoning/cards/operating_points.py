@@ -89,7 +89,7 @@ def plain_control(points: Sequence[OperatingPoint]) -> str:
     order = [_LOSSLESS, _BEST, _FRONT]
     for point in sorted(points, key=lambda point: order.index(point.purpose)):
         name, parameters = split_parameters(point.strategy)
-        if name in ("control", "budget-forcing"):
+        if name in ("control", "budget-forcing") and point.budget_tokens is None:
             return parameters.get("text", "")
     return ""
 

@@ -21,6 +21,7 @@ from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.problems import gsm_symbolic, heads_and_legs, sums
 
 Split = Literal["train", "validation", "test"]
+FIELDS = ("id", "question", "answer", "task", "difficulty", "metadata")  # of a problem
 FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs, "gsm_symbolic": gsm_symbolic}
 MIXED = "mixed"
 _MIXED_FAMILIES = ("sums", "heads_and_legs")

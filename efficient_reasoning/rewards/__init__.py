@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -22,6 +23,7 @@ import numpy as np
 
 from efficient_reasoning import answers
 from efficient_reasoning.errors import BadInput, near
+from efficient_reasoning.problems import FIELDS
 from efficient_reasoning.prompts import encode_prompt
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -37,7 +39,6 @@ FORMULAS = (
     "shorter_better",
     "thinkprune",
 )
-_PROBLEM = ("id", "question", "answer", "task", "difficulty", "metadata")  # what verifiers may ask for
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,13 @@ class Rollouts:
         """A numeric column.
 
         Raises:
-            BadInput: the training rows do not have it.
+            BadInput: the training rows do not have it, or not a number in each.
         """
         if name not in self.columns:
             raise BadInput(f"The reward needs column {name!r}, which the training rows lack; add it to the data.")
+        for value in self.columns[name]:
+            if not _is_number(value):
+                raise BadInput(f"The reward needs a number in column {name!r} of every row, found {value!r}.")
         return np.asarray(self.columns[name], dtype=np.float64)
 
     def per_group(self, statistic: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
@@ -84,17 +88,11 @@ class LengthReward:
         name: of the formula.
         thinking: delimiters and tokenizer of the model that is trained.
         count: what L counts.
-        max_tokens: the most that a response may have, for the formulas that want to know.
         parameters: of the formula.
     """
 
     def __init__(
-        self,
-        name: str,
-        thinking: ThinkingFormat,
-        count: Literal["response", "thinking"] = "response",
-        max_tokens: int | None = None,
-        **parameters,
+        self, name: str, thinking: ThinkingFormat, count: Literal["response", "thinking"] = "response", **parameters
     ):
         if count not in ("response", "thinking"):
             raise BadInput(f"count is {count!r}; a length reward counts the response or the thinking.")
@@ -102,9 +100,8 @@ class LengthReward:
         self.thinking = thinking
         self.count = count
         self.formula = _formula(name)
-        if max_tokens is not None and "max_tokens" in inspect.signature(self.formula).parameters:
-            parameters["max_tokens"] = max_tokens
-        self.parameters = _checked(name, self.formula, parameters)
+        _check(name, parameters)
+        self.parameters = parameters
 
     def __call__(
         self, completions: Sequence, completion_ids: Sequence[Sequence[int]], prompts: Sequence, **columns
@@ -138,7 +135,8 @@ class LengthReward:
             finished = not self.thinking.eos_ids.isdisjoint(ids)
             texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
             generated.append(ids[: counts.total_tokens])
-        problems = [{key: columns[key][index] for key in _PROBLEM if key in columns} for index in range(len(texts))]
+        # Verifiers may ask for all of a problem.
+        problems = [{key: columns[key][index] for key in FIELDS if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
         return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns, generated)
 
@@ -149,7 +147,7 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
     Args:
         name: one of `FORMULAS`.
         thinking: delimiters and tokenizer of the model that is trained.
-        parameters: of the formula, `count` and `max_tokens`.
+        parameters: of the formula, and `count`.
 
     Raises:
         BadInput: unknown name or parameter (near names are listed), one that is missing, or a wrong value.
@@ -163,17 +161,32 @@ def _formula(name: str) -> Callable[..., np.ndarray]:
     return getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
 
 
-def _checked(name: str, formula: Callable[..., np.ndarray], parameters: dict[str, object]) -> dict[str, object]:
-    known = dict(list(inspect.signature(formula, eval_str=True).parameters.items())[1:])
-    for key, value in parameters.items():
+def takes(name: str, parameter: str) -> bool:
+    """Whether a formula has this parameter."""
+    return parameter in _parameters(name)
+
+
+def _parameters(name: str) -> dict[str, inspect.Parameter]:
+    return dict(list(inspect.signature(_formula(name), eval_str=True).parameters.items())[1:])
+
+
+def _check(name: str, given: Mapping[str, object]) -> None:
+    known = _parameters(name)
+    for key, value in given.items():
         if key not in known:
             raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count'])}")
-        choices = get_args(known[key].annotation)
+        kind = known[key].annotation
+        choices = get_args(kind)
         if choices and value not in choices:
             raise BadInput(f"Length reward {name!r}: {key} is {value!r}; choose {' or '.join(choices)}.")
-        if not choices and type(value) not in (int, float):
+        if not choices and not _is_number(value):
             raise BadInput(f"Length reward {name!r}: {key} must be a number, found {value!r}.")
+        if kind is int and (type(value) is not int or value < 1):  # a number of tokens
+            raise BadInput(f"Length reward {name!r}: {key} is {value!r}; give a whole number of at least 1.")
     for key, parameter in known.items():
-        if parameter.default is parameter.empty and key not in parameters:
+        if parameter.default is parameter.empty and key not in given:
             raise BadInput(f"Length reward {name!r} needs {key}; give it among its parameters.")
-    return parameters
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,7 +11,7 @@ from efficient_reasoning.rewards import Rollouts
 
 def cosine(
     rollouts: Rollouts,
-    max_tokens: float,
+    max_tokens: int,
     correct_short: float = 2.0,
     correct_long: float = 1.0,
     wrong_short: float = -10.0,
@@ -33,8 +33,9 @@ def cosine(
     long = np.where(rollouts.correct > 0, correct_long, wrong_long)
     share = np.minimum(rollouts.lengths / max_tokens, 1)
     rewards = long + (short - long) * (1 + np.cos(np.pi * share)) / 2
-    rewards = np.where(rollouts.lengths >= max_tokens, exceeded, rewards)
-    repeated = [repeated_tokens(ids, ngram_tokens) for ids in rollouts.ids] or 0
+    reached = np.maximum(rollouts.lengths, [len(ids) for ids in rollouts.ids] or 0)  # L may be the thinking alone
+    rewards = np.where(reached >= max_tokens, exceeded, rewards)
+    repeated = [repeated_tokens(ids, ngram_tokens) for ids in rollouts.ids] or 0  # lengths alone repeat nothing
     return rewards - repetition_penalty * np.asarray(repeated)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from efficient_reasoning.rewards import Rollouts
 
 
-def dast(rollouts: Rollouts, max_tokens: float) -> np.ndarray:
+def dast(rollouts: Rollouts, max_tokens: int) -> np.ndarray:
     """Correct: max(0.5 - 0.5 x, 0.1); wrong: min(0.9 x - 0.1, -0.1), with x = (L - b) / b.
 
     The budget b = p Lcorrect + (1 - p) max_tokens follows from the share p and the mean length Lcorrect of the correct

@@ -7,7 +7,7 @@ import numpy as np
 from efficient_reasoning.rewards import Rollouts
 
 
-def thinkprune(rollouts: Rollouts, limit_tokens: float) -> np.ndarray:
+def thinkprune(rollouts: Rollouts, limit_tokens: int) -> np.ndarray:
     """C [L <= limit_tokens]; a round is a run, which goes on from the last one with a smaller limit.
 
     >>> rollouts = Rollouts(np.array([1.0, 1.0, 0.0]), np.array([90.0, 110.0, 20.0]), np.array([0, 0, 0]))

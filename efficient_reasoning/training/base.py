@@ -47,6 +47,7 @@ class Base:
             licence=licence_of(self.path),
             open_text=self.thinking.open_text,
             close_text=self.thinking.close_text,
+            trained_budget_range=before.trained_budget_range if before else None,
             controls=sorted({*(before.controls if before else ()), *controls}),
             data_fingerprint=fingerprint(rows),
         )

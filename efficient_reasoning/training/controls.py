@@ -23,7 +23,7 @@ def controls_of(rows: Iterable[Mapping]) -> list[str]:
     """The distinct controls of rows, sorted.
 
     Raises:
-        BadInput: one that is no text, or that does not stand in the prompt of its row.
+        BadInput: one that is no text, that does not stand in the prompt of its row, or that cannot be asked for.
     """
     found = set()
     for number, row in enumerate(rows, start=1):
@@ -35,6 +35,11 @@ def controls_of(rows: Iterable[Mapping]) -> list[str]:
             raise BadInput(
                 f"Training row {number}: its control {control!r} does not stand in its prompt; append it to the "
                 "question, or leave the column empty."
+            )
+        if bad := [character for character in "&`\n" if character in control]:
+            raise BadInput(
+                f"Training row {number}: its control {control!r} holds {bad[0]!r}, which no command line or card can "
+                "repeat; write another."
             )
         found.add(control)
     return sorted(found)

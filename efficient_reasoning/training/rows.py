@@ -144,9 +144,16 @@ def distinct(rows: Dataset, column: str) -> list[str]:
 
 
 def budget_range(rows: Dataset) -> tuple[int, int] | None:
-    """The smallest and the largest `budget_tokens` of rows; None where none asks for a budget."""
+    """The smallest and the largest `budget_tokens` of rows; None where none asks for a budget.
+
+    Raises:
+        BadInput: one that is no whole number of at least 1.
+    """
     budgets = rows["budget_tokens"] if "budget_tokens" in rows.column_names else []
     known = [tokens for tokens in budgets if tokens is not None]
+    for tokens in known:
+        if type(tokens) is not int or tokens < 1:
+            raise BadInput(f"Training rows: budget_tokens is {tokens!r}; give whole numbers of at least 1.")
     return (min(known), max(known)) if known else None
 
 

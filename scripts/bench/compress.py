@@ -4,7 +4,7 @@ Writes synthetic traces of the overthinker's shape (eight of a problem, 130 toke
 each tool over two numbers of them, in a process of its own: rows a second, and the peak of its resident memory.
 Self-information runs a model over every chain, and is given a twentieth of the traces.
 
-    python scripts/bench/compress.py [--traces 10000,100000] [--tools "shortest_correct; token_skip"] --out FILE
+    python scripts/bench/compress.py [--traces 10000,100000] [--copies 1] [--tools "truncated; token_skip"] --out FILE
 """
 
 from __future__ import annotations

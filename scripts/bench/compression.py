@@ -1,6 +1,6 @@
 """Every compression method on one overthinking model, with its controls: rows, training, evaluation, one table.
 
-    python scripts/bench/compression.py BASE --out runs/compression [--only merge tale] [--scale small]
+    python scripts/bench/compression.py BASE --out runs/compression [--only hull merge tale] [--scale small]
 
 1. The base's own traces are sampled once; every data tool makes its rows of them, every arm trains from the base.
 2. Controls: as many steps on uncompressed traces, correct ones or any, and on traces cut off after as many tokens.
@@ -205,9 +205,12 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
 
 def token_skip(bench: Bench, traces: Path, few: Path) -> None:
     settings = {"level": "chunk", "importance": "self_information", "all_ratios": True}
-    rows = bench.rows("token_skip", "token_skip", bench.out / "single.jsonl", model=bench.base, **settings)
+    single = bench.out / "each.jsonl"  # of all problems: six controls take many rows
+    with open(traces, encoding="utf-8") as lines, open(single, "w", encoding="utf-8") as out:
+        out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
+    rows = bench.rows("token_skip", "token_skip", single, model=bench.base, **settings)
     controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
-    model = bench.train("token_skip", rows, max_steps=3 * bench.scale.steps)
+    model = bench.train("token_skip", rows, max_steps=4 * bench.scale.steps)
     bench.test("token_skip", model, controls, samples=2)
 
 

@@ -92,3 +92,10 @@ def test_a_control_survives_the_shell_and_the_table(tmp_path):
 def test_plain_programs_ask_with_the_best_control_in_their_reach(strategies, control):
     points = [OperatingPoint(purpose, strategy, None, 0.9, 9.0, 9.0) for purpose, strategy in strategies.items()]
     assert plain_control(points) == control
+
+
+def test_a_budget_is_out_of_a_plain_programs_reach():
+    lossless = OperatingPoint("fewest tokens without loss", "control?text=<|short|>", 64, 0.9, 9.0, 9.0)
+    best = OperatingPoint("best accuracy", "control?text=<|long|>", None, 0.9, 9.0, 9.0)
+    assert plain_control([best, lossless]) == "<|long|>"
+    assert plain_control([lossless]) == ""

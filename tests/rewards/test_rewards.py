@@ -17,7 +17,7 @@ import pytest
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.rewards import FORMULAS, Rollouts, get_length_reward
+from efficient_reasoning.rewards import FORMULAS, Rollouts, get_length_reward, takes
 from efficient_reasoning.thinking import ThinkingFormat
 
 TOKENIZER = load_tokenizer(resolve_model("overthinker"))
@@ -123,6 +123,8 @@ BY_HAND = [
     ("dast", {"max_tokens": 100}, rollouts([1, 1], [10, 90]), [0.5 + 0.4, 0.1]),  # the budget is 50; not below 0.1
     ("cosine", {}, rollouts([1, 0, 1, 0], [0, 0, 200, 200]), [2, -10, 1.5, -5]),
     ("cosine", {}, rollouts([1, 0], [400, 999]), [-10, -10]),
+    ("cosine", {}, rollouts([0, 0], [0, 0], ids=[range(400), range(399)]), [-10, -10]),  # L is the thinking alone
+    ("cosine", {"wrong_short": -1}, rollouts([0, 0], [0, 0], ids=[range(400), range(399)]), [-10, -1]),
     ("cosine", {"ngram_tokens": 2}, rollouts([1, 0], [0, 0], ids=[[1, 2, 3], [1, 2, 1, 2, 9]]), [2, -10.1]),
     ("shorter_better", {"beta": 0.01}, rollouts([1, 1, 0], [20, 60, 10]), [2, 1.6, -0.1]),
     ("shorter_better", {"beta": 0.01}, rollouts([0, 0], [20, 60]), [-0.2, -0.2]),  # to the mean length
@@ -351,6 +353,11 @@ def test_the_verifier_gets_all_of_the_problem(monkeypatch):
         ("kimi", {"weight": "high"}, "weight must be a number, found 'high'"),
         ("kimi", {"weight": None}, "weight must be a number, found None"),
         ("kimi", {"count": "answer"}, "count is 'answer'"),
+        ("kimi", {"weight": float("nan")}, "weight must be a number, found nan"),
+        ("kimi", {"max_tokens": 100}, "'kimi' has no parameter 'max_tokens'"),
+        ("dast", {"max_tokens": 0}, "max_tokens is 0; give a whole number of at least 1"),
+        ("dast", {"max_tokens": 99.5}, "max_tokens is 99.5; give a whole number"),
+        ("cosine", {"max_tokens": 100, "ngram_tokens": -3}, "ngram_tokens is -3; give a whole number"),
         ("lcpo_max", {"form": "both"}, "form is 'both'; choose paper or released"),
         ("dast", {}, "'dast' needs max_tokens; give it among its parameters"),
         ("thinkprune", {"limit": 5}, "'thinkprune' has no parameter 'limit'.* limit_tokens"),
@@ -378,3 +385,14 @@ def test_a_missing_column_is_named(name, column):
     del columns[column]
     with pytest.raises(BadInput, match=f"needs column '{column}'"):
         get_length_reward(name, thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
+
+
+@pytest.mark.parametrize("value", [None, "many", "64", [64], float("nan"), True])
+def test_a_column_without_numbers_is_named(value):
+    columns = {"answer": ["23"], "task": ["numeric"], "budget_tokens": [value]}
+    with pytest.raises(BadInput, match="needs a number in column 'budget_tokens' of every row, found"):
+        get_length_reward("lcpo_exact", thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
+
+
+def test_it_is_known_who_wants_the_greatest_length():
+    assert [name for name in FORMULAS if takes(name, "max_tokens")] == ["cosine", "dast"]

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from efficient_reasoning.checkpoint import load_tokenizer
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.prompts import add_control
 from efficient_reasoning.training.controls import add_controls, controls_of, embed_controls, without_control
 
@@ -25,6 +26,12 @@ def test_a_control_is_found_and_taken_away(prompt):
 def test_two_controls_of_one_prompt():
     rows = [{"prompt": add_control("a\n", control), "control": control} for control in (SHORT, HALF, SHORT)]
     assert controls_of(rows) == [HALF, SHORT]
+
+
+@pytest.mark.parametrize("control", ["<|a & b|>", "`short`", "<|short\n|>"])
+def test_a_control_that_nobody_could_ask_for_is_refused(control):
+    with pytest.raises(BadInput, match=r"Training row 1: its control .* which no command line or card can repeat"):
+        controls_of([{"prompt": f"a{control}\n", "control": control}])
 
 
 def test_a_control_is_one_token_that_decoding_shows(tiny_model):

@@ -12,7 +12,7 @@ from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
 from efficient_reasoning.training import fingerprint, load_pairs, load_rows, load_turns
-from efficient_reasoning.training.rows import mix, summary
+from efficient_reasoning.training.rows import budget_range, mix, summary
 
 MESSAGES = [{"role": "user", "content": "a"}]
 ROW = {"prompt": "Compute 1 + 2.\n", "completion": "<think>1 + 2 = 3</think>3", "total_tokens": 10}
@@ -166,3 +166,16 @@ def test_the_fingerprint_follows_the_rows_alone(tmp_path):
     loaded = load_rows(str(tmp_path / "rows.jsonl"), ("prompt",))
     assert fingerprint(loaded) == fingerprint(Dataset.from_list(rows)) == fingerprint(rows)
     assert fingerprint(loaded) != fingerprint(rows[::-1])
+
+
+@pytest.mark.parametrize(("budgets", "expected"), [([96, None, 16], (16, 96)), ([None, None], None), ([64], (64, 64))])
+def test_the_range_of_budgets(budgets, expected):
+    assert budget_range(Dataset.from_list([{"budget_tokens": tokens} for tokens in budgets])) == expected
+    assert budget_range(Dataset.from_list([{"prompt": "a"}])) is None
+
+
+@pytest.mark.parametrize("budgets", [["64", "128"], [16.5], [0], [True]])
+def test_budgets_that_are_no_numbers_of_tokens_are_refused(budgets):
+    rows = Dataset.from_list([{"budget_tokens": tokens} for tokens in budgets])
+    with pytest.raises(BadInput, match=r"budget_tokens is .*; give whole numbers of at least 1"):
+        budget_range(rows)

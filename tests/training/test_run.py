@@ -322,6 +322,7 @@ def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp
     shutil.copytree(tiny_model, first)
     (first / "README.md").write_text("---\nlicense: mit\n---\n")
     metadata = load_base(str(first)).metadata_of(rows, stage="sft", method="c3ot", controls=["<|b|>", "<|a|>"])
+    metadata.trained_budget_range = (16, 128)
     assert metadata.controls == ["<|a|>", "<|b|>"]
     assert (metadata.base_model, metadata.earlier_methods, metadata.licence) == ("first", [], "mit")
     second = tmp_path / "second"
@@ -330,7 +331,7 @@ def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp
     write_training_card(second, metadata=metadata, metrics={})
     metadata = load_base(str(second)).metadata_of(rows, stage="rl", method="grpo kimi")
     assert (metadata.base_model, metadata.earlier_methods) == ("first", ["c3ot"])
-    assert metadata.controls == ["<|a|>", "<|b|>"]
+    assert (metadata.controls, metadata.trained_budget_range) == (["<|a|>", "<|b|>"], (16, 128))
     assert metadata.licence == "mit"
     write_training_card(second, metadata=metadata, metrics={})
     card = (second / "README.md").read_text()
