@@ -203,15 +203,20 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
     return arm
 
 
-def token_skip(bench: Bench, traces: Path, few: Path) -> None:
-    settings = {"level": "chunk", "importance": "self_information", "all_ratios": True}
-    single = bench.out / "each.jsonl"  # of all problems: six controls take many rows
-    with open(traces, encoding="utf-8") as lines, open(single, "w", encoding="utf-8") as out:
-        out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
-    rows = bench.rows("token_skip", "token_skip", single, model=bench.base, **settings)
-    controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
-    model = bench.train("token_skip", rows, max_steps=4 * bench.scale.steps)
-    bench.test("token_skip", model, controls, samples=2)
+def token_skip(name: str, **training: object) -> Arm:
+    """All ratios of one chain of every problem: six controls take many rows, and long."""
+
+    def arm(bench: Bench, traces: Path, few: Path) -> None:
+        single = bench.out / f"{name}.traces.jsonl"
+        with open(traces, encoding="utf-8") as lines, open(single, "w", encoding="utf-8") as out:
+            out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
+        settings = {"level": "chunk", "importance": "self_information", "all_ratios": True}
+        rows = bench.rows(name, "token_skip", single, model=bench.base, **settings)
+        controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
+        model = bench.train(name, rows, max_steps=4 * bench.scale.steps, **training)
+        bench.test(name, model, controls, samples=2)
+
+    return arm
 
 
 def first_correct(bench: Bench, traces: Path, few: Path) -> None:
@@ -332,7 +337,8 @@ SEEDS = range(3)
 ARMS: dict[str, Arm] = {
     "hull": hull,
     "cot_valve": cot_valve,
-    "token_skip": token_skip,
+    "token_skip": token_skip("token_skip"),
+    "token_skip all weights": token_skip("token_skip all weights", lora_rank=0, learning_rate=3e-4),
     "spirit": spirit("perplexity"),
     "random steps": spirit("random"),
     "step_skip": step_skip,
