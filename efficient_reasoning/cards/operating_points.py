@@ -83,13 +83,13 @@ def operating_points(run: str | Path, summary: Mapping) -> list[OperatingPoint]:
 def plain_control(points: Sequence[OperatingPoint]) -> str:
     """What a program without this toolkit should put behind a question: the control of the best point in its reach.
 
-    The cheapest without loss comes first, then the most accurate, then others. No text where the best of them takes
-    none, or where all need more than a question.
+    The cheapest without loss comes first, then the most accurate, then others; those with a budget, which it cannot
+    keep, come last. No text where the best of them takes none, or where all need more than a question.
     """
     order = [_LOSSLESS, _BEST, _FRONT]
-    for point in sorted(points, key=lambda point: order.index(point.purpose)):
+    for point in sorted(points, key=lambda point: (point.budget_tokens is not None, order.index(point.purpose))):
         name, parameters = split_parameters(point.strategy)
-        if name in ("control", "budget-forcing") and point.budget_tokens is None:
+        if name in ("control", "budget-forcing"):
             return parameters.get("text", "")
     return ""
 

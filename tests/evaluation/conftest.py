@@ -87,12 +87,13 @@ def without_pictures(monkeypatch):
 
 @pytest.fixture
 def fake_reasoner(monkeypatch) -> Callable[..., FakeReasoner]:
-    """`fake_reasoner(name=..., skill=...)`, which `inference.solve_many` understands for this test."""
+    """`fake_reasoner(name=..., skill=...)`, which inference understands for this test: its responses are solutions."""
 
-    def solve_many(reasoner, questions: Sequence[str], *, strategy, budget_tokens, seeds, progress, **sampling):
+    def respond_many(reasoner, questions: Sequence[str], *, strategy, budget_tokens, seeds, progress, **sampling):
         reasoner.calls.append((strategy, budget_tokens, list(questions), list(seeds), sampling))
         progress(len(questions))
         return [reasoner.solve(question, budget_tokens, seed) for question, seed in zip(questions, seeds, strict=True)]
 
-    monkeypatch.setattr(inference, "solve_many", solve_many, raising=False)
+    monkeypatch.setattr(inference, "respond_many", respond_many)
+    monkeypatch.setattr(inference, "take_apart", lambda thinking, solution: solution)
     return FakeReasoner

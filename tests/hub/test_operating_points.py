@@ -98,4 +98,4 @@ def test_a_budget_is_out_of_a_plain_programs_reach():
     lossless = OperatingPoint("fewest tokens without loss", "control?text=<|short|>", 64, 0.9, 9.0, 9.0)
     best = OperatingPoint("best accuracy", "control?text=<|long|>", None, 0.9, 9.0, 9.0)
     assert plain_control([best, lossless]) == "<|long|>"
-    assert plain_control([lossless]) == ""
+    assert plain_control([lossless]) == "<|short|>"  # nothing better is known
