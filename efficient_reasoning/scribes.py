@@ -1,6 +1,7 @@
 """Scribes: they turn a response, which is ids, into a trace: taken apart, verified, measured, a line of a file.
 
-What is written down of a response stands here, whoever sampled it, and that others read it while more is decoded.
+This is the one place that says what is written down of a response, whoever sampled it. On a GPU, other processes do
+it while the next responses are decoded.
 """
 
 from __future__ import annotations

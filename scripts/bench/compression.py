@@ -58,7 +58,7 @@ class Scale:
 
 SCALES = {
     "full": Scale(),  # the 15M overthinker of gsm_symbolic, on a GPU
-    "small": Scale("mixed", 1000, 400, 8, 150, 32, 400, 1, easy=4),  # the embedded overthinker, on a CPU: an hour
+    "small": Scale("mixed", 1000, 400, 8, 150, 32, 400, 1, easy=4),  # the embedded overthinker, on a CPU: hours
     "toy": Scale("mixed", 24, 12, 4, 3, 8, 8, 1, easy=4),  # everything runs, and nothing is learnt
 }
 
