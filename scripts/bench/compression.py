@@ -2,7 +2,8 @@
 
     python scripts/bench/compression.py BASE --out runs/compression [--only hull merge tale] [--scale small]
 
-1. The base's own traces are sampled once; every data tool makes its rows of them, every arm trains from the base.
+1. The base's own traces are sampled once, as they are in the test; every data tool makes its rows of them, every arm
+   trains from the base. What leaves out parts of one chain a problem takes greedy ones: those hold no slips.
 2. Controls: as many steps on uncompressed traces, correct ones or any, and on traces cut off after as many tokens.
 3. All arms solve the same test problems with the same seeds. The base's strategies without training give the hull.
 
@@ -37,6 +38,8 @@ from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 ADAPTER_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+GREEDY = " greedy"  # ends the names of points that are compared with the base's greedy one
 _SEED = re.compile(r"#\d+")  # the training seed in the name of a run
 
 
@@ -51,7 +54,7 @@ class Scale:
     steps: int = 150
     batch_size: int = 64
     test_problems: int = 2000
-    test_samples: int = 4
+    test_samples: int = 2
     max_new_tokens: int = 320
     easy: int = 6  # greatest difficulty that step skipping is trained on
 
@@ -96,7 +99,7 @@ class Bench:
     def sample(self, name: str, model: Path | str, problems: int, **settings: object) -> Path:
         scale, path = self.scale, self.out / f"{name}.jsonl"
         options = {"task": scale.task, "num_problems": problems, "samples_per_problem": scale.samples}
-        options |= {"max_new_tokens": scale.max_new_tokens, "out": path, "model": model} | settings
+        options |= {"max_new_tokens": scale.max_new_tokens, "out": path, "model": model} | SAMPLING | settings
         self.command("data", "sample", *flags(options))
         return path
 
@@ -159,9 +162,7 @@ class Bench:
             strategies=strategies,
             budgets=budgets,
             samples_per_problem=samples or self.scale.test_samples,
-            temperature=0.6,
-            top_p=0.95,
-            top_k=20,
+            **SAMPLING | ({"temperature": 0.0} if name.endswith(GREEDY) else {}),
             max_new_tokens=self.scale.max_new_tokens,
             seed=1,
             path=path,
@@ -203,18 +204,25 @@ def fine_tuned(name: str, seed: int, method: str, is_slow: bool = False, **setti
     return arm
 
 
-def token_skip(name: str, **training: object) -> Arm:
+def token_skip(name: str, importance: str) -> Arm:
     """All ratios of one chain of every problem: six controls take many rows, and long."""
 
     def arm(bench: Bench, traces: Path, few: Path) -> None:
-        single = bench.out / f"{name}.traces.jsonl"
-        with open(traces, encoding="utf-8") as lines, open(single, "w", encoding="utf-8") as out:
-            out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
-        settings = {"level": "chunk", "importance": "self_information", "all_ratios": True}
-        rows = bench.rows(name, "token_skip", single, model=bench.base, **settings)
+        from efficient_reasoning.compression import by_problem
+        from efficient_reasoning.compression.token_classifier import train_token_classifier
+        from efficient_reasoning.compression.tokenizer import load_thinking
+        from efficient_reasoning.traces import read_traces
+
+        settings = {"level": "chunk", "importance": importance, "all_ratios": True}
+        if importance == "classifier":
+            settings["importance_model"] = bench.out / "classifier"
+            groups = by_problem(read_traces(traces))
+            train_token_classifier(groups, load_thinking(bench.base), settings["importance_model"])
+        rows = bench.rows(name, "token_skip", bench.out / "greedy.jsonl", model=bench.base, **settings)
         controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
-        model = bench.train(name, rows, max_steps=4 * bench.scale.steps, **training)
-        bench.test(name, model, controls, samples=2)
+        model = bench.train(name, rows, max_steps=4 * bench.scale.steps)
+        for point in (name, name + GREEDY):
+            bench.test(point, model, controls, samples=1)
 
     return arm
 
@@ -271,7 +279,6 @@ def cot_valve_plus(seed: int) -> Arm:
 
 def merge(bench: Bench, traces: Path, few: Path) -> None:
     short = bench.train("merge_short", bench.rows("merge_short", "shortest_correct", traces), seed=7)
-    weights = [0.25, 0.5, 0.75, 1.0]
     for kind in ("average", "task_arithmetic", "ties", "dare"):
         folder = bench.out / "models" / f"merge-{kind}"
         options = {"long": bench.base, "short": short, "merge": kind, "output_dir": folder}
@@ -315,7 +322,7 @@ def spirit(order: str) -> Arm:
     def arm(bench: Bench, traces: Path, few: Path) -> None:
         # Asked for a length instead (`keep_ratio` 0.6), it drops equations that the answer needs.
         settings = {"model": bench.base, "order": order, "max_perplexity_ratio": 1.25, "steps_per_round": 2}
-        rows = bench.rows(f"spirit {order}", "spirit", bench.out / "single.jsonl", **settings)
+        rows = bench.rows(f"spirit {order}", "spirit", bench.out / "few_greedy.jsonl", **settings)
         bench.test(f"spirit {order}", bench.train(f"spirit {order}", rows))
 
     return arm
@@ -323,7 +330,8 @@ def spirit(order: str) -> Arm:
 
 def hull(bench: Bench, traces: Path, few: Path) -> None:
     """What the base does without training."""
-    bench.test("base", bench.base)
+    bench.test("base", bench.base, samples=4)
+    bench.test("base" + GREEDY, bench.base, samples=1)
     bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160], samples=1)
     free = ["no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling", "close-scaling?close_bias=4"]
     bench.test("base free", bench.base, free, samples=1)
@@ -337,8 +345,7 @@ SEEDS = range(3)
 ARMS: dict[str, Arm] = {
     "hull": hull,
     "cot_valve": cot_valve,
-    "token_skip": token_skip("token_skip"),
-    "token_skip all weights": token_skip("token_skip all weights", lora_rank=0, learning_rate=3e-4),
+    "token_skip": token_skip("token_skip", "classifier"),
     "spirit": spirit("perplexity"),
     "random steps": spirit("random"),
     "step_skip": step_skip,
@@ -353,6 +360,7 @@ ARMS: dict[str, Arm] = {
     "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),
     "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
     "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
+    "token_skip self-information": token_skip("token_skip self-information", "self_information"),
     "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
     "truncated 0.5": fine_tuned("truncated 0.5", 0, "truncated", keep_ratio=0.5),
     "unfiltered": fine_tuned("unfiltered", 0, "shortest_correct", keep="random"),
@@ -371,7 +379,7 @@ def work(bench: Bench, queue: multiprocessing.Queue, traces: Path, few: Path, nu
 
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     if torch.cuda.is_available():  # each keeps to its share, instead of to what it once took
-        torch.cuda.set_per_process_memory_fraction(0.95 / jobs)
+        torch.cuda.set_per_process_memory_fraction(0.9 / jobs)
     with open(bench.out / f"log{number}.txt", "w", encoding="utf-8", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -396,12 +404,11 @@ def end_with(parent: int) -> None:
 
 def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     """Sample the base, then share the arms out."""
-    traces = bench.sample("traces", bench.base, bench.scale.problems)
-    few = traces.with_name("few.jsonl")
-    with open(traces, encoding="utf-8") as lines, open(few, "w", encoding="utf-8") as out:
-        out.writelines(itertools.islice(lines, bench.scale.slow_problems * bench.scale.samples))
-    with open(few, encoding="utf-8") as lines, open(few.with_name("single.jsonl"), "w", encoding="utf-8") as out:
-        out.writelines(itertools.islice(lines, 0, None, bench.scale.samples))
+    scale = bench.scale
+    traces = bench.sample("traces", bench.base, scale.problems)
+    few = head(traces, bench.out / "few.jsonl", scale.slow_problems * scale.samples)
+    greedy = bench.sample("greedy", bench.base, scale.problems, samples_per_problem=1, temperature=0.0)
+    head(greedy, bench.out / "few_greedy.jsonl", scale.slow_problems)
     log = bench.out / "arms.txt"
     done = {line.partition(": done")[0] for line in log.read_text().splitlines()} if log.is_file() else set()
     names = [name for name in names if name not in done]
@@ -414,6 +421,13 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
         worker.start()
     for worker in workers:
         worker.join()
+
+
+def head(source: Path, path: Path, count: int) -> Path:
+    """A file of the first `count` lines of another."""
+    with open(source, encoding="utf-8") as lines, open(path, "w", encoding="utf-8") as out:
+        out.writelines(itertools.islice(lines, count))
+    return path
 
 
 def save_points(traces: Iterable[dict], path: Path, order: dict[str, int]) -> None:
@@ -444,16 +458,17 @@ def table(out: Path, easy: int) -> str:
         with np.load(path) as arrays:
             for point, values in arrays.items():
                 points.setdefault((_SEED.sub("", path.stem), point), []).append(values)
-    [base] = points["base", "budget-forcing@None"]
+    [sampled] = points["base", "budget-forcing@None"]
     free = [seeds[0] for (arm, _), seeds in points.items() if arm.split()[0] == "base"]
     front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
-    floor, tokens = base[..., 3].mean(), base[..., 1].mean()
     lines = [
         "| arm | strategy | seeds | accuracy | tokens | change | accuracy change [95 %] | removable | over hull "
         "| equations | larger |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (arm, point), values in sorted(points.items(), key=lambda item: item[0]):
+        base = points["base" + GREEDY, "budget-forcing@None"][0] if arm.endswith(GREEDY) else sampled
+        floor, tokens = base[..., 3].mean(), base[..., 1].mean()
         stacked = np.stack(values)  # (seeds, problems, samples, columns)
         shape = seeds, problems, samples = stacked.shape[:3]
         clusters = np.broadcast_to(np.arange(problems)[:, None], shape).ravel()
