@@ -8,7 +8,8 @@
    and the order of what stays; `level: token` leaves out single words only.
 3. `level: chunk` (R1-Compress, arXiv 2505.16838) first leaves out whole paragraphs or sentences, those with the least
    importance a token first, and then words, down to the ratio. Ratios below the share of the digits need it. A
-   sentence stays while one behind it takes up a number that it was the first to say, or the answer does.
+   sentence stays while one behind it, or the answer, takes up a number that it calculates or is the first to say,
+   unless all that it says stands in front of it already: a repetition, or a calculation done backwards.
 4. A row that misses its ratio by more than `tolerance` would lie in its prompt. A chain without anything to spare has
    no short version, so its ratio is drawn from those that it can reach: nothing is lost, nothing is untrue.
 5. What matters, `importance` says: `self_information` of the target model, LLMLingua-2's classifier (`llmlingua`), or
@@ -22,6 +23,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +54,8 @@ from efficient_reasoning.thinking import ThinkingFormat
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _RATED_TOGETHER = 64  # traces
+_RESULT = re.compile(rf"[=≈]\s*[-−$€£(]{{0,3}}({NUMBER.pattern})")
+_CLAUSE_END = re.compile(r"[,;:.!?](?!\d)")
 _NEAR = 0.02  # of a ratio: so near, whole words are not worth a broken sentence
 Level = Literal["token", "chunk"]
 
@@ -181,26 +185,27 @@ class _Chain:
         """Which words stay when the least important steps are left out, as long as they fit into the surplus."""
         kept = [True] * len(self.words)
         lengths = [sum(self.tokens[i] for i in step) for step in self.steps]
-        numbers = [self._numbers(step) for step in self.steps]
+        left = set(range(len(self.steps)))
         sayers: dict[str, list[int]] = {}  # steps that say a number, those left out aside
-        for step, said in enumerate(numbers):
-            for number in said - self._given:
+        for step, said in enumerate(self._said):
+            for number in said:
                 sayers.setdefault(number, []).append(step)
 
         def is_spare(step: int) -> bool:
-            return not any(
-                sayers[number][0] == step and (len(sayers[number]) > 1 or number in self._answer)
-                for number in numbers[step] - self._given
-            )
+            if all(not left.isdisjoint(earlier) for earlier in self._repeated[step]):
+                return True
+            news = {number for number in self._said[step] - self._given if sayers[number][0] == step}
+            return not any(sayers[number][-1] > step or number in self._answer for number in news | self._found[step])
 
-        order = sorted(range(len(self.steps)), key=self._importance)
+        order = sorted(left, key=self._importance)
         while surplus > near:
             step = next((step for step in order if lengths[step] <= surplus + near and is_spare(step)), None)
             if step is None:
                 break
             order.remove(step)
+            left.remove(step)
             surplus -= lengths[step]
-            for number in numbers[step] - self._given:
+            for number in self._said[step]:
                 sayers[number].remove(step)
             for word in self.steps[step]:
                 kept[word] = False
@@ -260,8 +265,39 @@ class _Chain:
         tokens = sum(self.tokens[i] for i in words)
         return sum(self.values[i] * self.tokens[i] for i in words) / max(tokens, 1)
 
-    def _numbers(self, step: range) -> set[str]:
-        return _numbers("".join(f" {self.words[i].text}" for i in step))
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        """Of the steps."""
+        return ["".join(f"{self.words[i].space}{self.words[i].text}" for i in step) for step in self.steps]
+
+    @functools.cached_property
+    def _said(self) -> list[set[str]]:
+        """The numbers of each step."""
+        return [_numbers(text) for text in self._texts]
+
+    @functools.cached_property
+    def _found(self) -> list[set[str]]:
+        """The numbers that each step calculates: those behind an equals sign."""
+        return [{_plain(number) for number in _RESULT.findall(text)} for text in self._texts]
+
+    @functools.cached_property
+    def _repeated(self) -> list[list[set[int]]]:
+        """For every clause of each step that has numbers, the steps in front whose clauses hold all of these."""
+        holders: dict[str, list[tuple[int, set[str]]]] = {}  # clauses that hold a number
+        repeated: list[list[set[int]]] = []
+        for step, text in enumerate(self._texts):
+            clauses = [numbers for clause in _CLAUSE_END.split(text) if (numbers := _numbers(clause))]
+            found = [min((holders.get(number, []) for number in numbers), key=len) for numbers in clauses]
+            repeated.append(
+                [
+                    {holder for holder, held in holding if numbers <= held}
+                    for numbers, holding in zip(clauses, found, strict=True)
+                ]
+            )
+            for numbers in clauses:
+                for number in numbers:
+                    holders.setdefault(number, []).append((step, numbers))
+        return repeated
 
     @functools.cached_property
     def _given(self) -> set[str]:
@@ -274,7 +310,11 @@ class _Chain:
 
 
 def _numbers(text: str) -> set[str]:
-    return {number.replace(",", "") for number in NUMBER.findall(text)}
+    return {_plain(number) for number in NUMBER.findall(text)}
+
+
+def _plain(number: str) -> str:
+    return number.replace(",", "")
 
 
 def load_importance(arguments: TokenSkipArguments, source: TraceFiles, thinking: ThinkingFormat) -> Importance:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
+_MOST_READERS = 16  # captured passes that are held: each keeps the keys and values that it writes
 
 
 @dataclass
@@ -88,7 +89,9 @@ class Loop:
         self.advance = torch.compile(self._step, dynamic=False) if compiles else self._step
         self.read = torch.compile(self._read, dynamic=True) if compiles else self._read
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.readers: dict[tuple[int, int], _CapturedReader] = {}
+        self.readers: dict[tuple[int, int], _CapturedReader] = {}  # by shape, the one used last at the end
+        # One pool for all of them: what a pass needs besides what it returns is free again for the next.
+        self.pool = torch.cuda.graph_pool_handle() if self.on_gpu else None
 
     def fits(self, step: Step, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
         is_large = prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens and rows <= self.wanted_rows
@@ -242,9 +245,12 @@ class Loop:
         ids, lengths = (send(torch.from_numpy(array), self.device) for array in (padded, lengths))
         read = self.read
         if self.on_gpu:
-            if (count, width) not in self.readers:
-                self.readers[count, width] = _CapturedReader(self, ids.clone(), lengths.clone())
-            read = self.readers[count, width]
+            read = self.readers.pop((count, width), None)
+            if read is None:
+                if len(self.readers) == _MOST_READERS:
+                    del self.readers[next(iter(self.readers))]
+                read = _CapturedReader(self, ids.clone(), lengths.clone())
+            self.readers[count, width] = read
         return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read(ids, lengths), lengths)
 
     def _read(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
@@ -309,8 +315,10 @@ def up_to(multiple: int, number: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _captured(function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, object]:
-    """A graph of the function, and what it returned: the tensors that every replay fills."""
+def _captured(
+    function: Callable[[], object], pool: tuple[int, int] | None = None
+) -> tuple[torch.cuda.CUDAGraph, object]:
+    """A graph of the function, its memory out of `pool`, and what it returned: the tensors that every replay fills."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -318,7 +326,7 @@ def _captured(function: Callable[[], object]) -> tuple[torch.cuda.CUDAGraph, obj
             function()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         result = function()
     return graph, result
 
@@ -328,7 +336,7 @@ class _CapturedReader:
 
     def __init__(self, loop: Loop, ids: torch.Tensor, lengths: torch.Tensor):
         self.ids, self.lengths = ids, lengths
-        self.graph, self.read = _captured(lambda: loop.read(self.ids, self.lengths))
+        self.graph, self.read = _captured(lambda: loop.read(self.ids, self.lengths), loop.pool)
 
     def __call__(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
         self.ids.copy_(ids)

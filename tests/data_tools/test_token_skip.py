@@ -109,6 +109,24 @@ def test_a_number_that_is_taken_up_later_is_not_left_out(thinking):
         assert "77" in said
 
 
+def test_a_result_that_happens_to_be_a_given_number_is_not_left_out(thinking):
+    rng = random.Random(0)
+
+    class Lot:
+        def rate(self, texts):
+            return [[Rating(i, i + 1, rng.random()) for i in range(len(text))] for text in texts]
+
+    chain = "First, 20-15=5. Wait, check: 5+15=20. Yes.\nThen 15*4=60.\nThen 60/20=3.\nFinally, 5+3=8."
+    question = "Of 20 coins 15 are old. A box takes 3 or 4 coins, or 60. How many boxes?"
+    source = written(thinking, "a", question, chain, "8", 0)
+    for _ in range(10):
+        rows = list(token_skip([source], Lot(), thinking=thinking, all_ratios=True, tolerance=1))
+        assert len(rows) == len(RATIOS)
+        for row in rows:
+            assert all(step in row["completion"] for step in ("20-15=5", "15*4=60", "60/20=3", "5+3=8"))
+        assert "5+15=20" not in rows[-1]["completion"]
+
+
 def test_a_ratio_is_drawn_from_those_in_reach(thinking):
     traces = [trace(thinking, f"p{i}", chain) for i in range(300) for chain in (CHAIN, CONCISE)]
     rejected = Counter()
