@@ -248,8 +248,9 @@ def c3ot(seed: int) -> Arm:
     return arm
 
 
-DPO = {"objective": "dpo", "learning_rate": 1e-4, "per_device_train_batch_size": 32}
-SIMPO = {"objective": "simpo", "learning_rate": 1e-4, "per_device_train_batch_size": 32}
+PREFERENCES = {"max_steps": 75, "per_device_train_batch_size": 32}  # 150 steps at 1e-4 run away
+DPO = {"objective": "dpo", "learning_rate": 5e-5} | PREFERENCES
+SIMPO = {"objective": "simpo", "learning_rate": 5e-5} | PREFERENCES
 VALVE = {"adapter": "keep"}
 
 
@@ -358,8 +359,10 @@ ARMS: dict[str, Arm] = {
     "tale": tale,
     "merge": merge,
     "dpo": fine_tuned("dpo", 0, "long2short_pairs", **recipe(DPO)),
+    "dpo 2e-5": fine_tuned("dpo 2e-5", 0, "long2short_pairs", **recipe(DPO | {"learning_rate": 2e-5})),
     "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
     "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
+    "simpo 2e-5": fine_tuned("simpo 2e-5", 0, "first_correct", pairs=True, **recipe(SIMPO | {"learning_rate": 2e-5})),
     "token_skip self-information": token_skip("token_skip self-information", "self_information"),
     "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
     "truncated 0.5": fine_tuned("truncated 0.5", 0, "truncated", keep_ratio=0.5),
