@@ -24,6 +24,9 @@ class LengthRewardArguments(FinetuningArguments):
     reward_parameters: dict = field(
         default_factory=dict, metadata={"help": "Parameters of the reward, such as {weight: 0.5}."}
     )
+    reward_shaping: dict = field(
+        default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, takes
+    from efficient_reasoning.rl.reward_memory import RewardMemory
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
     from efficient_reasoning.training.rows import budget_range
@@ -43,7 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
     metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
     defaults = {"max_tokens": config.max_completion_length} if takes(arguments.reward, "max_tokens") else {}
-    reward = get_length_reward(arguments.reward, thinking=base.thinking, **defaults | arguments.reward_parameters)
+    parameters = defaults | arguments.reward_parameters | {"shaping": arguments.reward_shaping}
+    reward = get_length_reward(arguments.reward, thinking=base.thinking, **parameters)
     if config.per_device_train_batch_size * config.steps_per_generation % config.num_generations:
         raise BadInput(
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
@@ -67,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         train_dataset=rows,
         processing_class=base.tokenizer,
         rollout_func=rollouts,
+        callbacks=[RewardMemory([reward])],
     )
     training.finish(trainer, metadata, base.problems_with(rows))
 

@@ -8,15 +8,21 @@
    with the verifiers that evaluation uses, and finds the groups. It pickles when its tokenizer does.
 3. L is the whole response in token ids without EOS, unless `count="thinking"`: tokens that move from the thinking into
    the answer save nothing. A response without EOS was cut off and is wrong.
+4. A formula with a keyword `memory` depends on earlier batches. Its file says in `remember` what becomes of the memory
+   behind a batch: those of all processes together, so that all of them remember the same. `rl.reward_memory` saves it.
+5. `shaping` says when the length counts at all: any formula can be had with a warm-up, a gate or a floor.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,6 +31,7 @@ from efficient_reasoning import answers
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.problems import FIELDS
 from efficient_reasoning.prompts import encode_prompt
+from efficient_reasoning.rewards.shaping import Shaping
 from efficient_reasoning.thinking import ThinkingFormat
 
 FORMULAS = (
@@ -32,13 +39,16 @@ FORMULAS = (
     "arora_zanette",
     "cosine",
     "dast",
+    "hapo",
     "kimi",
+    "laser_d",
     "lcpo_exact",
     "lcpo_max",
     "o1_pruner",
     "shorter_better",
     "thinkprune",
 )
+_MEMORY = "memory"  # the parameter of a formula that has one
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Rollouts:
         groups: (N,) group of each response, counted from 0.
         columns: the columns of the training rows, one value a response.
         ids: N lists of token ids, without EOS; may be left out where a formula reads lengths alone.
+        problems: N names, the same for the same prompt in every batch; for formulas with a memory.
     """
 
     correct: np.ndarray
@@ -58,6 +69,7 @@ class Rollouts:
     groups: np.ndarray
     columns: Mapping[str, Sequence] = field(default_factory=dict)
     ids: Sequence[Sequence[int]] = ()
+    problems: Sequence[str] = ()
 
     def column(self, name: str) -> np.ndarray:
         """A numeric column.
@@ -88,11 +100,17 @@ class LengthReward:
         name: of the formula.
         thinking: delimiters and tokenizer of the model that is trained.
         count: what L counts.
+        shaping: settings of `Shaping`.
         parameters: of the formula.
     """
 
     def __init__(
-        self, name: str, thinking: ThinkingFormat, count: Literal["response", "thinking"] = "response", **parameters
+        self,
+        name: str,
+        thinking: ThinkingFormat,
+        count: Literal["response", "thinking"] = "response",
+        shaping: Mapping[str, object] | None = None,
+        **parameters,
     ):
         if count not in ("response", "thinking"):
             raise BadInput(f"count is {count!r}; a length reward counts the response or the thinking.")
@@ -102,6 +120,17 @@ class LengthReward:
         self.formula = _formula(name)
         _check(name, parameters)
         self.parameters = parameters
+        self.shaping = Shaping.of(shaping or {})
+        self._memory: dict = {}
+
+    @property
+    def memory(self) -> dict[str, dict]:
+        """Of earlier batches, as JSON: what the formula and its shaping have to know of them."""
+        return {"formula": self._memory, "shaping": self.shaping.memory}
+
+    @memory.setter
+    def memory(self, memory: Mapping[str, dict]) -> None:
+        self._memory, self.shaping.memory = memory["formula"], memory["shaping"]
 
     def __call__(
         self, completions: Sequence, completion_ids: Sequence[Sequence[int]], prompts: Sequence, **columns
@@ -118,7 +147,14 @@ class LengthReward:
         rollouts = self._rollouts(completion_ids, prompts, columns)
         if log_metric is not None:  # TRL's logger
             log_metric("accuracy", float(rollouts.correct.mean()))
-        return self.formula(rollouts, **self.parameters).tolist()
+        remembers = _has_memory(self.__name__)
+        rewards = self.formula(rollouts, **self.parameters, **({_MEMORY: self._memory} if remembers else {}))
+        if remembers or not self.shaping.is_plain:
+            everyone = _of_all_processes(rollouts)
+            rewards = self.shaping(rewards, rollouts, everyone)
+            if remembers:
+                self._memory = _module(self.__name__).remember(everyone, self._memory, **self.parameters)
+        return rewards.tolist()
 
     def _rollouts(self, completion_ids: Sequence, prompts: Sequence, columns: Mapping[str, Sequence]) -> Rollouts:
         for name in ("answer", "task"):
@@ -138,7 +174,11 @@ class LengthReward:
         # Verifiers may ask for all of a problem.
         problems = [{key: columns[key][index] for key in FIELDS if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
-        return Rollouts(np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns, generated)
+        names = [hashlib.sha256(str(ids).encode()).hexdigest()[:16] for ids in encoded]
+        named = [names[group] for group in groups]
+        return Rollouts(
+            np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns, generated, named
+        )
 
 
 def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> LengthReward:
@@ -158,7 +198,11 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
 def _formula(name: str) -> Callable[..., np.ndarray]:
     if name not in FORMULAS:
         raise BadInput(f"Unknown length reward {name!r}{near(name, FORMULAS)}")
-    return getattr(importlib.import_module(f"efficient_reasoning.rewards.{name}"), name)
+    return getattr(_module(name), name)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"efficient_reasoning.rewards.{name}")
 
 
 def takes(name: str, parameter: str) -> bool:
@@ -167,14 +211,35 @@ def takes(name: str, parameter: str) -> bool:
 
 
 def _parameters(name: str) -> dict[str, inspect.Parameter]:
-    return dict(list(inspect.signature(_formula(name), eval_str=True).parameters.items())[1:])
+    parameters = dict(list(inspect.signature(_formula(name), eval_str=True).parameters.items())[1:])
+    parameters.pop(_MEMORY, None)
+    return parameters
+
+
+def _has_memory(name: str) -> bool:
+    return _MEMORY in inspect.signature(_formula(name)).parameters
+
+
+def _of_all_processes(rollouts: Rollouts) -> Rollouts:
+    """The batch of all processes of a training run, in the same order on each, without columns and ids."""
+    from torch import distributed
+
+    own = rollouts.correct, rollouts.lengths, rollouts.groups, list(rollouts.problems)
+    parts = [own]
+    if distributed.is_available() and distributed.is_initialized():
+        parts = [None] * distributed.get_world_size()
+        distributed.all_gather_object(parts, own)
+    correct, lengths, groups, problems = zip(*parts, strict=True)
+    firsts = itertools.accumulate((numbers[-1] + 1 for numbers in groups), initial=0)
+    numbered = [numbers + first for numbers, first in zip(groups, firsts, strict=False)]
+    return Rollouts(*map(np.concatenate, (correct, lengths, numbered)), problems=list(itertools.chain(*problems)))
 
 
 def _check(name: str, given: Mapping[str, object]) -> None:
     known = _parameters(name)
     for key, value in given.items():
         if key not in known:
-            raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count'])}")
+            raise BadInput(f"Length reward {name!r} has no parameter {key!r}{near(key, [*known, 'count', 'shaping'])}")
         kind = known[key].annotation
         choices = get_args(kind)
         if choices and value not in choices:

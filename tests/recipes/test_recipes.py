@@ -121,6 +121,19 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+def test_a_resumed_run_remembers_what_its_reward_had_learnt(argv, tmp_path, monkeypatch):
+    settings = {"reward": "laser_d", "reward_parameters": "{refresh_batches: 3}", "max_steps": 4}
+    run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
+    run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
+    whole, cut = (
+        json.loads((tmp_path / name / "checkpoint-4/trainer_state.json").read_text())["stateful_callbacks"]
+        for name in ("whole", "run")
+    )
+    assert cut["reward_memory"] == whole["reward_memory"]
+    memory = whole["reward_memory"]["laser_d"]["formula"]
+    assert memory["batches"] == 1 and memory["targets"].keys() == {"hard"} and memory["lengths"] == {"hard": [12] * 4}
+
+
 # ---- what the recipes promise beyond the trainers ----
 
 

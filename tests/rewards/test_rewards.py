@@ -8,6 +8,8 @@ import importlib
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -50,7 +52,13 @@ PROPERTIES = {
     "arora_zanette": Property(plain={"alpha": 0}),
     "cosine": Property({"max_tokens": 400}, ranks=False),
     "dast": Property({"max_tokens": 400}),
+    "hapo": Property({"memory": dict.fromkeys("012345", 100)}, ceiling=1 - 0.7, plain={"weight": 0}),
     "kimi": Property(plain={"weight": 0}),
+    "laser_d": Property(
+        {"memory": {"targets": dict.fromkeys(["easy", "medium", "hard"], 150)}},
+        shorter_pays=False,
+        plain={"weight": 0},
+    ),
     "lcpo_exact": Property(ranks=False, shorter_pays=False, plain={"alpha": 0}),
     "lcpo_max": Property(ranks=False, plain={"alpha": 0, "delta": 1}),
     "o1_pruner": Property(ranks=False, ceiling=4.0),
@@ -75,7 +83,8 @@ def rollouts(
         "budget_tokens": [budget_tokens] * count,
     }
     groups = [0] * count if groups is None else groups
-    return Rollouts(np.array(correct, float), np.array(lengths, float), np.array(groups), columns, ids)
+    names = [str(group) for group in groups]
+    return Rollouts(np.array(correct, float), np.array(lengths, float), np.array(groups), columns, ids, names)
 
 
 def random_groups(seed: int) -> Rollouts:
@@ -294,6 +303,57 @@ def test_a_prompt_that_opens_the_block_is_known_to():
     assert rewards[0] == 4.0 > rewards[1]
 
 
+def remembering(reward, *batches: list) -> list[list[float]]:
+    """What it pays for one batch after the other, all of one problem."""
+    columns = {"completions": [""] * 2, "prompts": [PROMPT] * 2, "answer": ["23"] * 2, "task": ["numeric"] * 2}
+    return [reward(completion_ids=batch, **columns) for batch in batches]
+
+
+def test_hapo_compares_with_the_batches_before():
+    reward = get_length_reward("hapo", thinking=THINKING)
+    first, second, third = remembering(reward, [LONG, WRONG], [SHORT, LONG], [SHORT, CUT])
+    assert first == [1, 0]  # nobody knows a length yet
+    assert second == pytest.approx([1 + np.cos(np.pi / 2 * (len(SHORT) - 1) / (len(LONG) - 1)), 1])
+    assert third == pytest.approx([1, min(0, np.cos(np.pi / 2 * len(CUT) / (len(SHORT) - 1)))])
+    assert list(reward.memory["formula"].values()) == [len(SHORT) - 1]
+    other = get_length_reward("hapo", thinking=THINKING)
+    other.memory = json.loads(json.dumps(reward.memory))  # as a checkpoint holds it
+    assert remembering(other, [SHORT, LONG]) == remembering(reward, [SHORT, LONG])
+
+
+def test_laser_d_pays_within_the_targets_of_the_batches_before():
+    reward = get_length_reward("laser_d", thinking=THINKING, refresh_batches=2)
+    batches = [SHORT, LONG], [SHORT, LONG], [SHORT, LONG], [SHORT, WRONG]
+    assert remembering(reward, *batches) == [[1, 1], [1, 1], [1.5, 1.5], [1, 0]]  # the last group is a medium one
+    assert reward.memory["formula"]["targets"] == {"easy": len(LONG) - 1, "medium": len(SHORT) - 1}
+
+
+def test_laser_d_takes_the_length_in_which_one_answer_is_to_be_expected():
+    from efficient_reasoning.rewards.laser_d import remember
+
+    groups = np.repeat(np.arange(3), 8)
+    correct = np.concatenate([np.ones(8), [1, 1, 1, 1, 0, 0, 0, 0], np.zeros(8)])
+    lengths = np.tile(np.arange(10, 90, 10), 3)
+    memory = remember(Rollouts(correct, lengths, groups), {}, refresh_batches=1)
+    assert memory["targets"] == {"easy": 20, "medium": 40, "hard": 80}  # shares of 1/5, 1/2 and 1
+
+
+def test_all_processes_remember_the_batches_of_all(tmp_path):
+    program = f"""
+import sys, numpy, torch.distributed as distributed
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=rank, world_size=2)
+from efficient_reasoning.rewards import Rollouts, _of_all_processes
+own = Rollouts(numpy.ones(3), numpy.arange(3) + 10 * rank, numpy.array([0, 0, 1]), problems=[str(rank)] * 3)
+both = _of_all_processes(own)
+print(both.lengths.tolist(), both.groups.tolist(), both.problems)
+"""
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
+    said = {process.communicate(timeout=120)[0] for process in processes}
+    assert said == {"[0, 1, 2, 10, 11, 12] [0, 0, 1, 2, 2, 3] ['0', '0', '0', '1', '1', '1']\n"}
+
+
 def test_a_new_prompt_begins_a_new_group():
     reward = get_length_reward("kimi", thinking=THINKING)
     batch = {"completion_ids": [SHORT, LONG, LONG, LONG], "answer": ["23"] * 4, "task": ["numeric"] * 4}
@@ -310,7 +370,8 @@ def test_the_logger_hears_the_accuracy():
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_rewards_pickle_together_with_their_tokenizer(name):
-    reward = pickle.loads(pickle.dumps(get_length_reward(name, thinking=THINKING, **PROPERTIES[name].needed)))
+    needed = {key: value for key, value in PROPERTIES[name].needed.items() if key != "memory"}
+    reward = pickle.loads(pickle.dumps(get_length_reward(name, thinking=THINKING, **needed)))
     assert reward.__name__ == name
     columns = {"reference_tokens": [20.0], "reference_accuracy": [0.5], "answer": ["23"], "task": ["numeric"]}
     columns |= {"budget_tokens": [20]}
@@ -347,9 +408,9 @@ def test_the_verifier_gets_all_of_the_problem(monkeypatch):
     [
         ("kimmi", {}, "Unknown length reward 'kimmi', did you mean kimi"),
         ("o1pruner", {}, "did you mean o1_pruner"),
-        ("dapo", {}, "known are accuracy, arora_zanette"),
+        ("ppo", {}, "known are accuracy, arora_zanette"),
         ("kimi", {"wieght": 1.0}, "'kimi' has no parameter 'wieght', did you mean weight"),
-        ("accuracy", {"alpha": 1.0}, "'accuracy' has no parameter 'alpha'; known are count"),
+        ("accuracy", {"alpha": 1.0}, "'accuracy' has no parameter 'alpha'; known are count, shaping"),
         ("kimi", {"weight": "high"}, "weight must be a number, found 'high'"),
         ("kimi", {"weight": None}, "weight must be a number, found None"),
         ("kimi", {"count": "answer"}, "count is 'answer'"),
