@@ -27,14 +27,20 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
+    guard_steps: int = field(
+        default=20, metadata={"help": "Steps on end of cut off or equally paid responses that stop the run; 0: never."}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, config = parse(LengthRewardArguments, trainer="trl:GRPOConfig", argv=argv, doc=__doc__)
+    arguments, config = parse(
+        LengthRewardArguments, trainer="efficient_reasoning.rl.config:LengthRewardConfig", argv=argv, doc=__doc__
+    )
     from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, takes
+    from efficient_reasoning.rl.guards import CollapseGuard, check_settings
     from efficient_reasoning.rl.reward_memory import RewardMemory
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
@@ -56,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     if config.temperature <= 0:
         raise BadInput(f"temperature is {config.temperature}; responses that are all alike teach nothing, give more.")
+    check_settings(reward, config)
     rollouts = None
     if config.use_vllm:
         # TRL renders the prompts; the switch that a template knows has to say what it says in inference.
@@ -72,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         train_dataset=rows,
         processing_class=base.tokenizer,
         rollout_func=rollouts,
-        callbacks=[RewardMemory([reward])],
+        callbacks=[RewardMemory([reward]), CollapseGuard(arguments.guard_steps)],
     )
     training.finish(trainer, metadata, base.problems_with(rows))
 

@@ -62,6 +62,7 @@ class Rollouts:
         columns: the columns of the training rows, one value a response.
         ids: N lists of token ids, without EOS; may be left out where a formula reads lengths alone.
         problems: N names, the same for the same prompt in every batch; for formulas with a memory.
+        empty: (N,) whether a response thinks nothing at all; for the metrics.
     """
 
     correct: np.ndarray
@@ -70,6 +71,7 @@ class Rollouts:
     columns: Mapping[str, Sequence] = field(default_factory=dict)
     ids: Sequence[Sequence[int]] = ()
     problems: Sequence[str] = ()
+    empty: Sequence[bool] = ()
 
     def column(self, name: str) -> np.ndarray:
         """A numeric column.
@@ -122,6 +124,7 @@ class LengthReward:
         self.parameters = parameters
         self.shaping = Shaping.of(shaping or {})
         self._memory: dict = {}
+        self._has_checked_groups = False
 
     @property
     def memory(self) -> dict[str, dict]:
@@ -146,7 +149,11 @@ class LengthReward:
         log_metric = columns.pop("log_metric", None)
         rollouts = self._rollouts(completion_ids, prompts, columns)
         if log_metric is not None:  # TRL's logger
-            log_metric("accuracy", float(rollouts.correct.mean()))
+            for metric, value in self._metrics(rollouts).items():
+                log_metric(metric, value)
+        if not self._has_checked_groups:
+            _check_groups_are_whole(rollouts.problems)
+            self._has_checked_groups = True
         remembers = _has_memory(self.__name__)
         rewards = self.formula(rollouts, **self.parameters, **({_MEMORY: self._memory} if remembers else {}))
         if remembers or not self.shaping.is_plain:
@@ -156,6 +163,17 @@ class LengthReward:
                 self._memory = _module(self.__name__).remember(everyone, self._memory, **self.parameters)
         return rewards.tolist()
 
+    def _metrics(self, rollouts: Rollouts) -> dict[str, float]:
+        """What tells a reward that works from one that is gamed; means over responses."""
+        right = rollouts.correct > 0
+        metrics = {"accuracy": rollouts.correct.mean(), "empty_thinking": np.mean(rollouts.empty)}
+        for name, members in (("correct", right), ("wrong", ~right)):
+            if members.any():
+                metrics[f"tokens/{name}"] = rollouts.lengths[members].mean()
+        if "budget_tokens" in rollouts.columns:
+            metrics["budget_error"] = np.abs(rollouts.column("budget_tokens") - rollouts.lengths).mean()
+        return {name: float(value) for name, value in metrics.items()}
+
     def _rollouts(self, completion_ids: Sequence, prompts: Sequence, columns: Mapping[str, Sequence]) -> Rollouts:
         for name in ("answer", "task"):
             if name not in columns:
@@ -164,21 +182,21 @@ class LengthReward:
         starts = [index == 0 or prompt != prompts[index - 1] for index, prompt in enumerate(prompts)]
         groups = np.cumsum(starts) - 1
         encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
-        lengths, texts, generated = [], [], []
+        lengths, texts, generated, empty = [], [], [], []
         for ids, group in zip(completion_ids, groups, strict=True):
             split, counts = self.thinking.take_apart(ids, encoded[group])
             lengths.append(counts.thinking_tokens if self.count == "thinking" else counts.total_tokens)
             finished = not self.thinking.eos_ids.isdisjoint(ids)
             texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
             generated.append(ids[: counts.total_tokens])
+            empty.append(not counts.thinking_tokens)
         # Verifiers may ask for all of a problem.
         problems = [{key: columns[key][index] for key in FIELDS if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
         names = [hashlib.sha256(str(ids).encode()).hexdigest()[:16] for ids in encoded]
         named = [names[group] for group in groups]
-        return Rollouts(
-            np.array(correct, np.float64), np.array(lengths, np.float64), groups, columns, generated, named
-        )
+        arrays = np.array(correct, np.float64), np.array(lengths, np.float64), groups
+        return Rollouts(*arrays, columns, generated, named, empty)
 
 
 def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> LengthReward:
@@ -218,6 +236,25 @@ def _parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def _has_memory(name: str) -> bool:
     return _MEMORY in inspect.signature(_formula(name)).parameters
+
+
+def _check_groups_are_whole(problems: Sequence[str]) -> None:
+    """Whether no group goes on in the next process, where statistics of it would be those of a part.
+
+    Raises:
+        BadInput: one does.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    ends = [None] * distributed.get_world_size()
+    distributed.all_gather_object(ends, (problems[0], problems[-1]))
+    if any(end == begin for (_, end), (begin, _) in itertools.pairwise(ends)):
+        raise BadInput(
+            "A group of responses to one prompt is split over two processes, and a length reward compares whole "
+            "groups; make per_device_train_batch_size times steps_per_generation a multiple of num_generations."
+        )
 
 
 def _of_all_processes(rollouts: Rollouts) -> Rollouts:

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 import torch
 from trl import GRPOTrainer
 
+from efficient_reasoning.rl.guards import check_loss
+
 
 class CorrectedGRPOTrainer(GRPOTrainer):
     """GRPOTrainer that corrects the rollouts of a `rollout_func` as those of vLLM.
@@ -31,6 +33,13 @@ class CorrectedGRPOTrainer(GRPOTrainer):
     `sampling/kl_k3` the mean of r - 1 - log r with r = p_trained / p_drew, which is never negative
     (http://joschu.net/blog/kl-approx.html).
     """
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict, num_items_in_batch: int | None = None
+    ) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_loss(loss, self.state.global_step)
+        return loss
 
     def _generate(self, prompts: list) -> tuple:
         generated = super()._generate(prompts)

@@ -121,6 +121,27 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+def test_a_run_that_learns_nothing_is_stopped(argv, tmp_path):
+    """All responses of a model that gets nothing right are cut off."""
+    with pytest.raises(BadInput, match="Stopped at step 2: for 2 steps more than half of the responses were cut off"):
+        run("rl_length", argv("rl_length", guard_steps=2))
+    assert not (tmp_path / "run/config.json").exists()
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(argv, tmp_path, monkeypatch):
+    from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
+
+    compute = CorrectedGRPOTrainer._compute_loss
+
+    def explode(self, *inputs):
+        return compute(self, *inputs) * (float("nan") if self.state.global_step == 2 else 1)
+
+    monkeypatch.setattr(CorrectedGRPOTrainer, "_compute_loss", explode)
+    with pytest.raises(BadInput, match="Stopped in step 3: the loss is nan"):
+        run("rl_length", argv("rl_length"))
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_resumed_run_remembers_what_its_reward_had_learnt(argv, tmp_path, monkeypatch):
     settings = {"reward": "laser_d", "reward_parameters": "{refresh_batches: 3}", "max_steps": 4}
     run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
@@ -256,6 +277,8 @@ def test_chat_rows_are_trained_as_they_are_asked(argv, tmp_path, tiny_model, dat
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_dry_run_prints_what_the_run_then_does(argv, tmp_path, capsys, recipe):
     changes = {"max_steps": None, "num_train_epochs": 2, "per_device_train_batch_size": 8, "save_strategy": "epoch"}
+    if recipe == "rl_length":
+        changes["guard_steps"] = 0  # this model learns nothing
     run(recipe, [*argv(recipe, **changes), "--dry_run"])
     table = {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
     assert {"model", "rows", "steps", "memory", "clipped"} <= table.keys()

@@ -338,6 +338,11 @@ def test_laser_d_takes_the_length_in_which_one_answer_is_to_be_expected():
     assert memory["targets"] == {"easy": 20, "medium": 40, "hard": 80}  # shares of 1/5, 1/2 and 1
 
 
+def both_ranks(program: str) -> list[subprocess.Popen]:
+    command = [sys.executable, "-c", program]
+    return [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
+
+
 def test_all_processes_remember_the_batches_of_all(tmp_path):
     program = f"""
 import sys, numpy, torch.distributed as distributed
@@ -348,9 +353,7 @@ own = Rollouts(numpy.ones(3), numpy.arange(3) + 10 * rank, numpy.array([0, 0, 1]
 both = _of_all_processes(own)
 print(both.lengths.tolist(), both.groups.tolist(), both.problems)
 """
-    command = [sys.executable, "-c", program]
-    processes = [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
-    said = {process.communicate(timeout=120)[0] for process in processes}
+    said = {process.communicate(timeout=120)[0] for process in both_ranks(program)}
     assert said == {"[0, 1, 2, 10, 11, 12] [0, 0, 1, 2, 2, 3] ['0', '0', '0', '1', '1', '1']\n"}
 
 
@@ -362,10 +365,37 @@ def test_a_new_prompt_begins_a_new_group():
     assert reward(completions=[""] * 4, prompts=[PROMPT] * 4, **batch) == [1.5, 0.5, 0.5, 0.5]
 
 
-def test_the_logger_hears_the_accuracy():
+def test_the_logger_hears_what_became_of_accuracy_and_length():
     heard = {}
-    call("kimi", columns={"log_metric": heard.__setitem__})
-    assert heard == {"accuracy": 0.4}
+    empty = ids("<think></think>23<|end|>")
+    columns = {"log_metric": heard.__setitem__, "budget_tokens": [20] * 4}
+    call("lcpo_exact", [SHORT, empty, WRONG, CUT], columns=columns)
+    lengths = [len(SHORT) - 1, len(empty) - 1, len(WRONG) - 1, len(CUT)]
+    assert heard == {
+        "accuracy": 0.5,
+        "empty_thinking": 0.25,
+        "tokens/correct": sum(lengths[:2]) / 2,
+        "tokens/wrong": sum(lengths[2:]) / 2,
+        "budget_error": sum(abs(20 - length) for length in lengths) / 4,
+    }
+    heard.clear()
+    call("kimi", [WRONG], columns={"log_metric": heard.__setitem__})
+    assert heard.keys() == {"accuracy", "empty_thinking", "tokens/wrong"}
+
+
+def test_a_group_that_two_processes_share_is_refused(tmp_path):
+    program = f"""
+import sys, torch.distributed as distributed
+distributed.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=int(sys.argv[1]), world_size=2)
+from efficient_reasoning.rewards import _check_groups_are_whole
+_check_groups_are_whole([["a", "b"], ["c", "a"]][int(sys.argv[1])])
+try:
+    _check_groups_are_whole([["a", "b"], ["b", "c"]][int(sys.argv[1])])
+except ValueError as error:
+    print(error)
+"""
+    said = [process.communicate(timeout=120)[0] for process in both_ranks(program)]
+    assert all("split over two processes" in text and "a multiple of num_generations" in text for text in said)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
