@@ -148,9 +148,6 @@ class LengthReward:
         """
         log_metric = columns.pop("log_metric", None)
         rollouts = self._rollouts(completion_ids, prompts, columns)
-        if log_metric is not None:  # TRL's logger
-            for metric, value in self._metrics(rollouts).items():
-                log_metric(metric, value)
         if not self._has_checked_groups:
             _check_groups_are_whole(rollouts.problems)
             self._has_checked_groups = True
@@ -161,18 +158,10 @@ class LengthReward:
             rewards = self.shaping(rewards, rollouts, everyone)
             if remembers:
                 self._memory = _module(self.__name__).remember(everyone, self._memory, **self.parameters)
+        if log_metric is not None:  # TRL's logger
+            for metric, value in _metrics(rollouts, rewards).items():
+                log_metric(metric, value)
         return rewards.tolist()
-
-    def _metrics(self, rollouts: Rollouts) -> dict[str, float]:
-        """What tells a reward that works from one that is gamed; means over responses."""
-        right = rollouts.correct > 0
-        metrics = {"accuracy": rollouts.correct.mean(), "empty_thinking": np.mean(rollouts.empty)}
-        for name, members in (("correct", right), ("wrong", ~right)):
-            if members.any():
-                metrics[f"tokens/{name}"] = rollouts.lengths[members].mean()
-        if "budget_tokens" in rollouts.columns:
-            metrics["budget_error"] = np.abs(rollouts.column("budget_tokens") - rollouts.lengths).mean()
-        return {name: float(value) for name, value in metrics.items()}
 
     def _rollouts(self, completion_ids: Sequence, prompts: Sequence, columns: Mapping[str, Sequence]) -> Rollouts:
         for name in ("answer", "task"):
@@ -236,6 +225,20 @@ def _parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def _has_memory(name: str) -> bool:
     return _MEMORY in inspect.signature(_formula(name)).parameters
+
+
+def _metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
+    """What tells a reward that works from one that is gamed, or that teaches nothing; means over responses."""
+    right = rollouts.correct > 0
+    alike = [np.ptp(rewards[rollouts.groups == group]) == 0 for group in np.unique(rollouts.groups)]
+    metrics = {"accuracy": right.mean(), "empty_thinking": np.mean(rollouts.empty)}
+    metrics["informative_groups"] = 1 - np.mean(alike)
+    for name, members in (("correct", right), ("wrong", ~right)):
+        if members.any():
+            metrics[f"tokens/{name}"] = rollouts.lengths[members].mean()
+    if "budget_tokens" in rollouts.columns:
+        metrics["budget_error"] = np.abs(rollouts.column("budget_tokens") - rollouts.lengths).mean()
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _check_groups_are_whole(problems: Sequence[str]) -> None:

@@ -57,8 +57,8 @@ _SIGNS = (
         "more than half of the responses were cut off; raise max_completion_length, or lower the learning rate",
     ),
     _Sign(
-        "frac_reward_zero_std",
-        lambda value, first: value > 0.8,
+        "informative_groups",  # TRL's own metric looks at the batch as one where that scales the advantages
+        lambda value, first: value < 0.2,
         "in more than 80 % of the groups all responses were paid alike; take problems that are neither too easy nor "
         "too hard, or raise temperature or num_generations",
     ),

@@ -374,13 +374,15 @@ def test_the_logger_hears_what_became_of_accuracy_and_length():
     assert heard == {
         "accuracy": 0.5,
         "empty_thinking": 0.25,
+        "informative_groups": 1.0,
         "tokens/correct": sum(lengths[:2]) / 2,
         "tokens/wrong": sum(lengths[2:]) / 2,
         "budget_error": sum(abs(20 - length) for length in lengths) / 4,
     }
     heard.clear()
     call("kimi", [WRONG], columns={"log_metric": heard.__setitem__})
-    assert heard.keys() == {"accuracy", "empty_thinking", "tokens/wrong"}
+    assert heard.keys() == {"accuracy", "empty_thinking", "informative_groups", "tokens/wrong"}
+    assert heard["informative_groups"] == 0
 
 
 def test_a_group_that_two_processes_share_is_refused(tmp_path):

@@ -49,7 +49,7 @@ def logging(guard: CollapseGuard, *values: float, metric: str, every: int = 5) -
     ("metric", "bad", "good", "advice"),
     [
         ("completions/clipped_ratio", 0.51, 0.5, "more than half of the responses were cut off; raise max_completion"),
-        ("frac_reward_zero_std", 0.81, 0.8, "in more than 80 % of the groups"),
+        ("informative_groups", 0.19, 0.2, "in more than 80 % of the groups"),
         ("entropy", 0.09, 0.1, "the entropy was below a tenth of what it was at first"),
     ],
 )
@@ -64,9 +64,9 @@ def test_what_collapses_for_long_is_stopped_with_advice(metric, bad, good, advic
 def test_a_resumed_run_does_not_count_the_steps_before():
     guard = CollapseGuard(10)
     guard.on_train_begin(None, SimpleNamespace(global_step=100), None)
-    guard.on_log(None, SimpleNamespace(global_step=105), None, logs={"frac_reward_zero_std": 1.0})
+    guard.on_log(None, SimpleNamespace(global_step=105), None, logs={"informative_groups": 0.0})
     with pytest.raises(BadInput, match="for 10 steps"):
-        guard.on_log(None, SimpleNamespace(global_step=110), None, logs={"frac_reward_zero_std": 1.0})
+        guard.on_log(None, SimpleNamespace(global_step=110), None, logs={"informative_groups": 0.0})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
