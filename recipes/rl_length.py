@@ -1,4 +1,4 @@
-"""Reinforcement learning with a length reward, through TRL's GRPOTrainer.
+"""Reinforcement learning with a length reward: GRPO as TRL has it, or PPO with a critic.
 
 Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs: `efficient-reasoning
 data reference_lengths` writes them from traces, `length_budgets` from problems. The reward counts token ids and
@@ -10,10 +10,15 @@ verifies answers as evaluation does; responses come from the engine of inference
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.training import FinetuningArguments
+
+_CONFIGS = {"grpo": "efficient_reasoning.rl.config:LengthRewardConfig", "ppo": "efficient_reasoning.rl.ppo:PPOConfig"}
+_TRAINERS = {"grpo": ("rollout_correction", "CorrectedGRPOTrainer"), "ppo": ("ppo", "PPOTrainer")}
 
 
 @dataclass(kw_only=True)
@@ -27,22 +32,20 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
+    algorithm: Literal["grpo", "ppo"] = field(default="grpo", metadata={"help": "What makes advantages of rewards."})
     guard_steps: int = field(
         default=20, metadata={"help": "Steps on end of cut off or equally paid responses that stop the run; 0: never."}
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, config = parse(
-        LengthRewardArguments, trainer="efficient_reasoning.rl.config:LengthRewardConfig", argv=argv, doc=__doc__
-    )
+    arguments, config = parse(LengthRewardArguments, trainer={"algorithm": _CONFIGS}, argv=argv, doc=__doc__)
     from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, takes
     from efficient_reasoning.rl.guards import CollapseGuard, check_settings
     from efficient_reasoning.rl.reward_memory import RewardMemory
-    from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
     from efficient_reasoning.rl.rollouts import engine_rollouts
     from efficient_reasoning.training.rows import budget_range
 
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
     check_problems(rows)
-    metadata = base.metadata_of(rows, stage="rl", method=f"grpo {arguments.reward}")
+    metadata = base.metadata_of(rows, stage="rl", method=f"{arguments.algorithm} {arguments.reward}")
     metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
     defaults = {"max_tokens": config.max_completion_length} if takes(arguments.reward, "max_tokens") else {}
     parameters = defaults | arguments.reward_parameters | {"shaping": arguments.reward_shaping}
@@ -72,7 +75,8 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
-    trainer = CorrectedGRPOTrainer(
+    module, name = _TRAINERS[arguments.algorithm]
+    trainer = getattr(import_module(f"efficient_reasoning.rl.{module}"), name)(
         model=base.path,
         reward_funcs=reward,
         args=config,

@@ -50,9 +50,10 @@ class ModelEngine:
 
     @torch.no_grad()
     def refresh(self, model: torch.nn.Module) -> None:
-        """Take the weights of `model`, in place: a captured step reads them where they are."""
-        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            own.copy_(new)
+        """Take the weights of `model`, in place: a captured step reads them where they are. It may have more."""
+        new = dict(model.named_parameters())
+        for name, own in self.model.named_parameters():
+            own.copy_(new[name])
 
     @cached_property
     def flops(self) -> DecodingFlops:

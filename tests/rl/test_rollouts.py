@@ -144,6 +144,7 @@ def test_the_copy_that_captured_steps_read_follows_the_weights(trainer, thinking
     ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
     requests = [Request(thinking.tokenizer.encode(prompt), 12, Sampling(0)) for prompt in PROMPTS]
     engine = GraphEngine(own, *ends)
+    model.critic = torch.nn.Linear(16, 1)  # as PPO's, of which the engine knows nothing
     for _ in range(2):
         engine.refresh(model)
         expected = TransformersEngine(model, *ends).generate(requests)
