@@ -9,7 +9,7 @@
 3. `level: chunk` (R1-Compress, arXiv 2505.16838) first leaves out whole paragraphs or sentences, those with the least
    importance a token first, and then words, down to the ratio. Ratios below the share of the digits need it. A
    sentence stays while one behind it, or the answer, takes up a number that it calculates or is the first to say,
-   unless all that it says stands in front of it already: a repetition, or a calculation done backwards.
+   unless its calculations stand in front of it already: a repetition, or one done backwards, which is a check.
 4. A row that misses its ratio by more than `tolerance` would lie in its prompt. A chain without anything to spare has
    no short version, so its ratio is drawn from those that it can reach: nothing is lost, nothing is untrue.
 5. What matters, `importance` says: `self_information` of the target model, LLMLingua-2's classifier (`llmlingua`), or
@@ -54,8 +54,10 @@ from efficient_reasoning.thinking import ThinkingFormat
 
 RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 _RATED_TOGETHER = 64  # traces
-_RESULT = re.compile(rf"[=≈]\s*[-−$€£(]{{0,3}}({NUMBER.pattern})")
+_RESULT = re.compile(rf"[=≈]\s*[-−$€£(\\]{{0,3}}({NUMBER.pattern})")
+_NEGATIVE = re.compile(rf"(?:^|[=≈(*/+×÷])\s*[-−]\s*({NUMBER.pattern})")
 _CLAUSE_END = re.compile(r"[,;:.!?](?!\d)")
+_MOST_HOLDERS = 32  # of a number; more would take long chains long
 _NEAR = 0.02  # of a ratio: so near, whole words are not worth a broken sentence
 Level = Literal["token", "chunk"]
 
@@ -192,21 +194,29 @@ class _Chain:
                 sayers.setdefault(number, []).append(step)
 
         def is_spare(step: int) -> bool:
-            if all(not left.isdisjoint(earlier) for earlier in self._repeated[step]):
+            answers = self._found[step] & self._answer
+            if all(any(i in left and answers <= self._found[i] for i in earlier) for earlier in self._repeated[step]):
                 return True
             news = {number for number in self._said[step] - self._given if sayers[number][0] == step}
             return not any(sayers[number][-1] > step or number in self._answer for number in news | self._found[step])
 
         order = sorted(left, key=self._importance)
+        needed: set[int] = set()  # until a step goes that has a number in common
         while surplus > near:
-            step = next((step for step in order if lengths[step] <= surplus + near and is_spare(step)), None)
-            if step is None:
+            for step in order:
+                if step in needed or lengths[step] > surplus + near:
+                    continue
+                if is_spare(step):
+                    break
+                needed.add(step)
+            else:
                 break
             order.remove(step)
             left.remove(step)
             surplus -= lengths[step]
             for number in self._said[step]:
                 sayers[number].remove(step)
+                needed.difference_update(sayers[number])
             for word in self.steps[step]:
                 kept[word] = False
         return kept
@@ -281,22 +291,23 @@ class _Chain:
         return [{_plain(number) for number in _RESULT.findall(text)} for text in self._texts]
 
     @functools.cached_property
-    def _repeated(self) -> list[list[set[int]]]:
-        """For every clause of each step that has numbers, the steps in front whose clauses hold all of these."""
+    def _repeated(self) -> list[list[list[int]]]:
+        """For every clause of each step that has numbers, the steps in front whose clauses hold all of these.
+
+        What a calculation says, only another one can say before it.
+        """
         holders: dict[str, list[tuple[int, set[str]]]] = {}  # clauses that hold a number
-        repeated: list[list[set[int]]] = []
+        repeated: list[list[list[int]]] = []
         for step, text in enumerate(self._texts):
-            clauses = [numbers for clause in _CLAUSE_END.split(text) if (numbers := _numbers(clause))]
-            found = [min((holders.get(number, []) for number in numbers), key=len) for numbers in clauses]
+            clauses = [facts for clause in _CLAUSE_END.split(text) if (facts := _facts(clause))]
+            found = [min((holders.get(fact, []) for fact in facts), key=len) for facts in clauses]
             repeated.append(
-                [
-                    {holder for holder, held in holding if numbers <= held}
-                    for numbers, holding in zip(clauses, found, strict=True)
-                ]
+                [[i for i, held in holding if facts <= held] for facts, holding in zip(clauses, found, strict=True)]
             )
-            for numbers in clauses:
-                for number in numbers:
-                    holders.setdefault(number, []).append((step, numbers))
+            for facts in clauses:
+                for fact in facts:
+                    if len(holding := holders.setdefault(fact, [])) < _MOST_HOLDERS:
+                        holding.append((step, facts))
         return repeated
 
     @functools.cached_property
@@ -314,7 +325,14 @@ def _numbers(text: str) -> set[str]:
 
 
 def _plain(number: str) -> str:
-    return number.replace(",", "")
+    number = number.replace(",", "")
+    return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+def _facts(clause: str) -> set[str]:
+    """Its numbers, those with a sign apart from those without, and whether it calculates."""
+    facts = _numbers(_NEGATIVE.sub(" ", clause)) | {f"-{_plain(number)}" for number in _NEGATIVE.findall(clause)}
+    return facts | {"="} if facts and _RESULT.search(clause) else facts
 
 
 def load_importance(arguments: TokenSkipArguments, source: TraceFiles, thinking: ThinkingFormat) -> Importance:

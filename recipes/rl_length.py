@@ -34,7 +34,11 @@ class LengthRewardArguments(FinetuningArguments):
     )
     algorithm: Literal["grpo", "ppo"] = field(default="grpo", metadata={"help": "What makes advantages of rewards."})
     guard_steps: int = field(
-        default=20, metadata={"help": "Steps on end of cut off or equally paid responses that stop the run; 0: never."}
+        default=20,
+        metadata={
+            "help": "Steps on end of cut off or equally paid responses that stop the run; 0: never.",
+            "incidental": True,
+        },
     )
 
 

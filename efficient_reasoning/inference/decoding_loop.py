@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
-_MOST_READERS = 16  # captured passes that are held: each keeps the keys and values that it writes
+_HELD_TOKENS = 2 * _PREFILL_TOKENS  # of captured passes over prompts: each keeps the keys and values that it writes
 
 
 @dataclass
@@ -247,7 +247,7 @@ class Loop:
         if self.on_gpu:
             read = self.readers.pop((count, width), None)
             if read is None:
-                if len(self.readers) == _MOST_READERS:
+                while self.readers and sum(n * p for n, p in self.readers) + count * width > _HELD_TOKENS:
                     del self.readers[next(iter(self.readers))]
                 read = _CapturedReader(self, ids.clone(), lengths.clone())
             self.readers[count, width] = read
@@ -364,7 +364,7 @@ class _Prompts:
     def only(self, prompt: tuple[int, ...]) -> _Prompts:
         n = self.number[prompt]
         layers = [(keys[n : n + 1].clone(), values[n : n + 1].clone()) for keys, values in self.layers]
-        return _Prompts({prompt: 0}, layers, self.logits[n : n + 1], self.lengths[n : n + 1])
+        return _Prompts({prompt: 0}, layers, self.logits[n : n + 1].clone(), self.lengths[n : n + 1])
 
 
 class _Look:

@@ -159,7 +159,7 @@ class LengthReward:
             if remembers:
                 self._memory = _module(self.__name__).remember(everyone, self._memory, **self.parameters)
         if log_metric is not None:  # TRL's logger
-            for metric, value in _metrics(rollouts, rewards).items():
+            for metric, value in _metrics(rollouts, rewards, self.shaping.pays_length).items():
                 log_metric(metric, value)
         return rewards.tolist()
 
@@ -227,16 +227,20 @@ def _has_memory(name: str) -> bool:
     return _MEMORY in inspect.signature(_formula(name)).parameters
 
 
-def _metrics(rollouts: Rollouts, rewards: np.ndarray) -> dict[str, float]:
-    """What tells a reward that works from one that is gamed, or that teaches nothing; means over responses."""
+def _metrics(rollouts: Rollouts, rewards: np.ndarray, pays_length: bool) -> dict[str, float]:
+    """What tells a reward that works from one that is gamed, or that teaches nothing; means over responses.
+
+    Where accuracy alone is paid, a group that is all right teaches nothing, and means nothing.
+    """
     right = rollouts.correct > 0
     alike = [np.ptp(rewards[rollouts.groups == group]) == 0 for group in np.unique(rollouts.groups)]
     metrics = {"accuracy": right.mean(), "empty_thinking": np.mean(rollouts.empty)}
-    metrics["informative_groups"] = 1 - np.mean(alike)
+    if pays_length:
+        metrics["informative_groups"] = 1 - np.mean(alike)
     for name, members in (("correct", right), ("wrong", ~right)):
         if members.any():
             metrics[f"tokens/{name}"] = rollouts.lengths[members].mean()
-    if "budget_tokens" in rollouts.columns:
+    if all(map(_is_number, rollouts.columns.get("budget_tokens", [None]))):
         metrics["budget_error"] = np.abs(rollouts.column("budget_tokens") - rollouts.lengths).mean()
     return {name: float(value) for name, value in metrics.items()}
 

@@ -36,11 +36,13 @@ class Shaping:
         warmup_batches: first batches of responses in which only the accuracy counts.
         gate: "batch" or "groups" has to be accurate enough.
         gate_tolerance: of "batch", how much less accurate than the best batch so far it may be.
-        gate_share: of "groups", the share of the most accurate groups of a batch in which the length counts.
+        gate_share: of "groups", the share of a batch's groups, the most accurate ones, in which the length counts; of
+            equally accurate ones those with the shorter responses.
         accuracy_floor: under which the weight falls; None for no floor.
         floor_rate: change of the weight after a batch: this times accuracy minus floor.
         ordered: hold wrong responses under the correct ones.
         memory: of earlier batches, as JSON.
+        pays_length: whether the length counted anywhere in the batch before.
 
     Raises:
         BadInput: a value that means nothing.
@@ -54,6 +56,7 @@ class Shaping:
     floor_rate: float = 0.1
     ordered: bool = False
     memory: dict = field(default_factory=dict)
+    pays_length: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if type(self.warmup_batches) is not int or self.warmup_batches < 0:
@@ -65,7 +68,8 @@ class Shaping:
         for name in ("gate_tolerance", "gate_share", "accuracy_floor", "floor_rate"):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (is_number and 0 <= value <= 1):
+            is_left_out = value is None and name == "accuracy_floor"
+            if not is_left_out and not (is_number and 0 <= value <= 1):
                 raise BadInput(f"{name} is {value!r}; give a number between 0 and 1.")
 
     @classmethod
@@ -75,10 +79,10 @@ class Shaping:
         Raises:
             BadInput: a key that is none (near names are listed), or a value that means nothing.
         """
-        known = [each.name for each in dataclasses.fields(cls) if each.name != "memory"]
+        known = [each.name for each in dataclasses.fields(cls) if each.init and each.name != "memory"]
         for name in settings:
             if name not in known:
-                raise BadInput(f"reward_shaping has no {name!r}{near(name, known)}")
+                raise BadInput(f"reward_shaping has no {name!r}{near(str(name), known)}")
         return cls(**settings)
 
     @property
@@ -99,6 +103,7 @@ class Shaping:
         best = max(accuracy, self.memory.get("best_accuracy", 0.0))
         weight = self.memory.get("floor_weight", 1.0) if self.accuracy_floor is not None else 1.0
         counts = self._counts(rollouts, everyone, accuracy, best) & (batches >= self.warmup_batches)
+        self.pays_length = bool(counts.any()) and weight > 0
         shaped = rollouts.correct + weight * np.where(counts, rewards - rollouts.correct, 0.0)
         self.memory = {"batches": batches + 1, "best_accuracy": best}
         if self.accuracy_floor is not None:
@@ -112,13 +117,15 @@ class Shaping:
             return np.full(len(rollouts.lengths), accuracy >= best - self.gate_tolerance)
         if self.gate == "groups":
             places = np.unique(everyone.groups, return_index=True)[1]
-            shares = np.sort(_shares(everyone)[places])[::-1]  # of each group
-            return _shares(rollouts) >= shares[max(1, round(self.gate_share * len(shares))) - 1]
+            ranks = np.sort(_ranks(everyone)[places])[::-1]  # of each group
+            last = ranks[max(1, round(self.gate_share * len(ranks))) - 1]
+            return (_ranks(rollouts) >= last) & rollouts.per_group(lambda lengths, correct: correct.any()).astype(bool)
         return np.ones(len(rollouts.lengths), bool)
 
 
-def _shares(rollouts: Rollouts) -> np.ndarray:
-    return rollouts.per_group(lambda lengths, correct: correct.mean())
+def _ranks(rollouts: Rollouts) -> np.ndarray:
+    """Of each response's group (N,): the higher the more accurate, and of equally accurate ones the shorter."""
+    return rollouts.per_group(lambda lengths, correct: 1e6 * correct.mean() - lengths.mean())
 
 
 def _in_order(rewards: np.ndarray, rollouts: Rollouts) -> np.ndarray:

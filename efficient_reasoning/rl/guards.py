@@ -6,22 +6,23 @@ alike, or the policy draws the same again and again. What is stopped ends as bad
 
 from __future__ import annotations
 
-import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from transformers import TrainerCallback
 
 from efficient_reasoning.errors import BadInput
 
 if TYPE_CHECKING:
+    import torch
     from trl import GRPOConfig
 
     from efficient_reasoning.rewards import LengthReward
 
-_WEIGHTS = ("weight", "alpha", "beta")  # parameters that say how much the length counts
-_CUTS = ("thinkprune",)  # rewards whose signal are responses that are too long
+_NAME = "collapse_guard"
+_NO_LENGTH_TERM = ("accuracy", "thinkprune")  # what a response is paid is the same for all that are right
+_PUNISH_CUTS = ("cosine", "thinkprune")
 
 
 def check_settings(reward: LengthReward, config: GRPOConfig) -> None:
@@ -30,16 +31,16 @@ def check_settings(reward: LengthReward, config: GRPOConfig) -> None:
     Raises:
         BadInput: advantages that lose the reward's weight, or responses left out that the reward is about.
     """
-    weights = [name for name in _WEIGHTS if name in inspect.signature(reward.formula).parameters]
-    if config.scale_rewards == "group" and weights:
-        raise BadInput(
-            f"scale_rewards is group, which divides {weights[0]} of reward {reward.__name__} out again in every group "
-            "that is all correct; give none or batch."
-        )
-    if config.mask_truncated_completions and reward.__name__ in _CUTS:
-        raise BadInput(
-            f"mask_truncated_completions leaves out what reward {reward.__name__} is to punish; give false."
-        )
+    name = reward.__name__
+    by_group = {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}
+    for key, value in by_group.items():
+        if getattr(config, key) == value and name not in _NO_LENGTH_TERM:
+            raise BadInput(
+                f"{key} is {value}, which divides the weight of reward {name}'s length term out again in every group "
+                "that is all correct; leave it out."
+            )
+    if config.mask_truncated_completions and name in _PUNISH_CUTS:
+        raise BadInput(f"mask_truncated_completions leaves out what reward {name} is to punish; give false.")
 
 
 class _Sign(NamedTuple):
@@ -71,7 +72,7 @@ _SIGNS = (
 
 
 class CollapseGuard(TrainerCallback):
-    """Stops a run in which something is wrong for too many steps on end.
+    """Stops a run in which something is wrong for too many steps on end, also across resumptions.
 
     Args:
         patience_steps: how many; 0 for never.
@@ -79,36 +80,36 @@ class CollapseGuard(TrainerCallback):
 
     def __init__(self, patience_steps: int):
         self.patience_steps = patience_steps
-        self._first: dict[str, float] = {}
-        self._bad_steps: dict[str, int] = {}
-        self._step = 0
+        self._seen: dict[str, dict[str, float]] = {}  # of each metric: its first value, the last step, bad steps
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._step = state.global_step
+        self._seen = state.stateful_callbacks.setdefault(_NAME, self._seen)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not self.patience_steps:
-            return
-        steps, self._step = state.global_step - self._step, state.global_step
-        for sign in _SIGNS:
+        for sign in _SIGNS if self.patience_steps else ():
             if (value := (logs or {}).get(sign.metric)) is None:
                 continue
-            first = self._first.setdefault(sign.metric, value)
-            bad = self._bad_steps.get(sign.metric, 0) + steps if sign.is_bad(value, first) else 0
-            self._bad_steps[sign.metric] = bad
-            if bad >= self.patience_steps:
-                stopped = f"Stopped at step {state.global_step}: for {bad} steps {sign.says}"
-                raise BadInput(f"{stopped}; or give guard_steps: 0 to go on.")
+            seen = self._seen.setdefault(sign.metric, {"first": value, "step": 0, "bad_steps": 0})
+            steps = state.global_step - seen["step"]
+            seen["step"] = state.global_step
+            seen["bad_steps"] = seen["bad_steps"] + steps if sign.is_bad(value, seen["first"]) else 0
+            if seen["bad_steps"] >= self.patience_steps:
+                stopped = f"Stopped at step {state.global_step}: for {seen['bad_steps']} steps {sign.says}"
+                raise BadInput(f"{stopped}, in another output_dir; or go on here with guard_steps: 0.")
 
 
-def check_loss(loss: torch.Tensor, step: int) -> None:
+def check_gradient(norm: torch.Tensor | float | None, step: int) -> None:
     """Stop before weights are saved that are no numbers.
 
+    Args:
+        norm: of the gradient, the same on all processes; None where it was not taken.
+        step: that it was taken in.
+
     Raises:
-        BadInput: the loss is infinite or not a number.
+        BadInput: it is infinite or not a number.
     """
-    if not torch.isfinite(loss).all():
+    if norm is not None and not math.isfinite(norm):
         raise BadInput(
-            f"Stopped in step {step + 1}: the loss is {loss.mean().item()}; the last checkpoint is from before. Lower "
-            "the learning rate or max_grad_norm."
+            f"Stopped in step {step}: the gradient is {float(norm)}; the last checkpoint is from before. Lower the "
+            "learning rate or max_grad_norm, in another output_dir."
         )

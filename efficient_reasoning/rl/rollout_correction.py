@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import torch
 from trl import GRPOTrainer
 
-from efficient_reasoning.rl.guards import check_loss
+from efficient_reasoning.rl.guards import check_gradient
 
 
 class CorrectedGRPOTrainer(GRPOTrainer):
@@ -34,12 +34,10 @@ class CorrectedGRPOTrainer(GRPOTrainer):
     (http://joschu.net/blog/kl-approx.html).
     """
 
-    def training_step(
-        self, model: torch.nn.Module, inputs: dict, num_items_in_batch: int | None = None
-    ) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        check_loss(loss, self.state.global_step)
-        return loss
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
+        if self.accelerator.scaler is None:  # which leaves out such a step by itself
+            check_gradient(grad_norm, self.state.global_step)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
 
     def _generate(self, prompts: list) -> tuple:
         generated = super()._generate(prompts)

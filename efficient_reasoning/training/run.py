@@ -83,7 +83,12 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     keep_push(config, output)
     path = output / "run.json"
     settings = {name: value for name, value in config.to_dict().items() if not name.startswith(INCIDENTAL)}
-    identity = json.loads(json.dumps(settings | dataclasses.asdict(arguments) | _inputs(arguments), default=str))
+    own = {
+        each.name: getattr(arguments, each.name)
+        for each in dataclasses.fields(arguments)
+        if not each.metadata.get("incidental")  # to what is learnt
+    }
+    identity = json.loads(json.dumps(settings | own | _inputs(arguments), default=str))
     if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))

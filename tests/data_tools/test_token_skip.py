@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -125,6 +126,31 @@ def test_a_result_that_happens_to_be_a_given_number_is_not_left_out(thinking):
         for row in rows:
             assert all(step in row["completion"] for step in ("20-15=5", "15*4=60", "60/20=3", "5+3=8"))
         assert "5+15=20" not in rows[-1]["completion"]
+
+
+@pytest.mark.parametrize(
+    ("question", "chain", "answer", "needed"),
+    [
+        ("Take 8, 5 and 2.", "First 5-8=-3. No, wrong. So 8-5=3. Then 3*2=6.", "6", "8-5=3"),  # no repetition: a sign
+        ("Of 20 coins 15 are old, a box has 5.", "So 20 with 15 and 5. First 20-15=5. Then 5+3=8.", "8", "20-15=5"),
+        ("Take 2 and 4.", "Now 2*4=8. Then 8/2=4.", "4", "8/2=4"),  # done backwards, and the answer
+        ("It costs 4.75.", "Two are 4.75*2=9.50. With tax 9.5+1=10.5.", "10.5", "4.75*2=9.50"),
+    ],
+)
+def test_what_only_looks_like_a_repetition_stays(thinking, question, chain, answer, needed):
+    source = written(thinking, "a", question, chain, answer, 0)
+    rows = list(token_skip([source], Late(), thinking=thinking, all_ratios=True, tolerance=1))
+    assert len(rows) == len(RATIOS)
+    assert all(needed in row["completion"] for row in rows)
+
+
+def test_a_long_chain_does_not_take_long(thinking):
+    chain = " ".join(f"Then {n}+1={n + 1}. Check: {n + 1}-1={n}." for n in range(1500))
+    began = time.perf_counter()
+    source = written(thinking, "a", "Count from 0 to 1500 by 1.", chain, "1500", 0)
+    [row] = token_skip([source], Late(), thinking=thinking, ratios=[0.6], tolerance=1)
+    assert "Then 700+1=701" in row["completion"] and "701-1=700" not in row["completion"]
+    assert time.perf_counter() - began < 20
 
 
 def test_a_ratio_is_drawn_from_those_in_reach(thinking):

@@ -140,24 +140,40 @@ def with_budgets(tmp_path) -> Path:
 
 
 def test_a_run_that_learns_nothing_is_stopped(argv, tmp_path):
-    """All responses of a model that gets nothing right are cut off."""
-    with pytest.raises(BadInput, match="Stopped at step 2: for 2 steps more than half of the responses were cut off"):
-        run("rl_length", argv("rl_length", guard_steps=2))
-    assert not (tmp_path / "run/config.json").exists()
+    """All responses of a model that gets nothing right are cut off; as advised, it may go on."""
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"Stopped at step [23]: for [23] steps more than half of the responses"):
+            run("rl_length", argv("rl_length", guard_steps=2, save_steps=1))
+        assert not (tmp_path / "run/config.json").exists()
+    run("rl_length", argv("rl_length", guard_steps=0, save_steps=1))
+    check_output(tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_leaves_the_last_checkpoint(argv, tmp_path, monkeypatch):
+def test_responses_that_are_paid_alike_are_heard_of(argv, tmp_path):
+    run("rl_length", argv("rl_length", reward="thinkprune", reward_parameters="{limit_tokens: 5}"))
+    assert [row["informative_groups"] for row in logged(tmp_path / "run")] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_what_is_no_number_leaves_the_last_checkpoint(argv, tmp_path, monkeypatch, what):
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
 
-    compute = CorrectedGRPOTrainer._compute_loss
+    compute, step = CorrectedGRPOTrainer._compute_loss, CorrectedGRPOTrainer.training_step
 
     def explode(self, *inputs):
         return compute(self, *inputs) * (float("nan") if self.state.global_step == 2 else 1)
 
-    monkeypatch.setattr(CorrectedGRPOTrainer, "_compute_loss", explode)
-    with pytest.raises(BadInput, match="Stopped in step 3: the loss is nan"):
-        run("rl_length", argv("rl_length"))
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    def spoil(self, model, *inputs):
+        loss = step(self, model, *inputs)
+        if self.state.global_step == 2:
+            next(model.parameters()).grad.fill_(float("nan"))
+        return loss
+
+    name = {"loss": "_compute_loss", "gradient": "training_step"}[what]
+    monkeypatch.setattr(CorrectedGRPOTrainer, name, {"loss": explode, "gradient": spoil}[what])
+    with pytest.raises(BadInput, match="Stopped in step 3: the gradient is nan"):
+        run("rl_length", argv("rl_length", save_steps=1))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_a_resumed_run_remembers_what_its_reward_had_learnt(argv, tmp_path, monkeypatch):

@@ -48,6 +48,15 @@ def test_only_the_most_accurate_groups_pay_for_length():
     shaped = rewards_of(Shaping(gate="groups", gate_share=0.4), groups)
     assert shaped == [*PLAIN, 1.5, 1.5, 0, 0, 1.5, 1.5, *PLAIN]
     assert rewards_of(Shaping(gate="groups", gate_share=0.01), [[1, 0], [1, 1]]) == [*PLAIN, 1.5, 1.5]
+    nobody = Shaping(gate="groups", gate_share=1.0)
+    assert rewards_of(nobody, [[0, 0], [0, 0]]) == [0, 0, 0, 0]
+    assert not nobody.pays_length
+
+
+def test_of_equally_accurate_groups_the_shorter_ones_come_first():
+    rollouts = Rollouts(np.array([1.0, 0] * 3), np.array([9, 9, 5, 6, 9, 8]), np.repeat([0, 1, 2], 2))
+    shaping = Shaping(gate="groups", gate_share=0.34)
+    assert shaping(np.array(SHAPED * 3), rollouts, rollouts).tolist() == [*PLAIN, *SHAPED, *PLAIN]
 
 
 def test_the_groups_of_all_processes_compete():
@@ -90,6 +99,10 @@ def test_another_object_goes_on_where_this_one_was():
         ({"gate": "group"}, "gate is 'group'; choose none, batch, groups"),
         ({"gate_share": 20}, "gate_share is 20; give a number between 0 and 1"),
         ({"accuracy_floor": "high"}, "accuracy_floor is 'high'"),
+        ({"gate": "groups", "gate_share": None}, "gate_share is None"),
+        ({"accuracy_floor": 0.9, "floor_rate": None}, "floor_rate is None"),
+        ({1: 2}, "reward_shaping has no 1"),
+        ({"pays_length": False}, "reward_shaping has no 'pays_length'"),
         ({"ordered": "yes"}, "ordered is 'yes'; give true or false"),
     ],
 )

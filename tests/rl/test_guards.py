@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rewards import get_length_reward
 from efficient_reasoning.rl.config import LengthRewardConfig
-from efficient_reasoning.rl.guards import CollapseGuard, check_loss, check_settings
+from efficient_reasoning.rl.guards import CollapseGuard, check_gradient, check_settings
 from efficient_reasoning.thinking import ThinkingFormat
 
 THINKING = ThinkingFormat.from_tokenizer(load_tokenizer(resolve_model("overthinker")))
@@ -22,27 +23,33 @@ def settings(reward: str, tmp_path, parameters: dict | None = None, **changes) -
     check_settings(get_length_reward(reward, thinking=THINKING, **parameters or {}), config)
 
 
-def test_a_weight_that_scaling_divides_out_is_refused(tmp_path):
-    settings("kimi", tmp_path)
-    settings("kimi", tmp_path, scale_rewards="none")
-    settings("accuracy", tmp_path, scale_rewards="group")
-    with pytest.raises(BadInput, match="scale_rewards is group, which divides weight of reward kimi out again"):
-        settings("kimi", tmp_path, scale_rewards="group")
-    with pytest.raises(BadInput, match="divides alpha of reward arora_zanette"):
-        settings("arora_zanette", tmp_path, scale_rewards="group")
+@pytest.mark.parametrize("reward", ["kimi", "o1_pruner", "arora_zanette"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("scale_rewards", "group"), ("multi_objective_aggregation", "normalize_then_sum")]
+)
+def test_a_weight_that_scaling_divides_out_is_refused(tmp_path, reward, key, value):
+    settings(reward, tmp_path)
+    settings(reward, tmp_path, scale_rewards="none")
+    settings("accuracy", tmp_path, **{key: value})
+    with pytest.raises(BadInput, match=f"{key} is {value}, which divides the weight of reward {reward}'s length term"):
+        settings(reward, tmp_path, **{key: value})
 
 
-def test_a_reward_for_cutting_off_needs_what_was_cut_off(tmp_path):
+@pytest.mark.parametrize(("reward", "limit"), [("thinkprune", "limit_tokens"), ("cosine", "max_tokens")])
+def test_a_reward_for_cutting_off_needs_what_was_cut_off(tmp_path, reward, limit):
     settings("kimi", tmp_path, mask_truncated_completions=True)
-    with pytest.raises(BadInput, match="mask_truncated_completions leaves out what reward thinkprune is to punish"):
-        settings("thinkprune", tmp_path, {"limit_tokens": 9}, mask_truncated_completions=True)
+    with pytest.raises(BadInput, match=f"mask_truncated_completions leaves out what reward {reward} is to punish"):
+        settings(reward, tmp_path, {limit: 9}, mask_truncated_completions=True)
 
 
-def logging(guard: CollapseGuard, *values: float, metric: str, every: int = 5) -> None:
-    """A run that logs these values of a metric, one after the other."""
-    guard.on_train_begin(None, SimpleNamespace(global_step=0), None)
-    for number, value in enumerate(values, 1):
-        guard.on_log(None, SimpleNamespace(global_step=every * number), None, logs={metric: value, "loss": 0.0})
+def logging(guard: CollapseGuard, *values: float, metric: str, every: int = 5, saved: dict | None = None) -> None:
+    """A run that logs these values of a metric, and others in between."""
+    state = SimpleNamespace(global_step=0, stateful_callbacks={} if saved is None else saved)
+    guard.on_train_begin(None, state, None)
+    for value in values:
+        state.global_step += every
+        guard.on_log(None, state, None, logs={metric: value, "loss": 0.0})
+        guard.on_log(None, state, None, logs={"loss": 0.0})
 
 
 @pytest.mark.parametrize(
@@ -61,16 +68,21 @@ def test_what_collapses_for_long_is_stopped_with_advice(metric, bad, good, advic
         logging(CollapseGuard(10), first, good, bad, bad, metric=metric)
 
 
-def test_a_resumed_run_does_not_count_the_steps_before():
+def test_a_resumed_run_goes_on_counting():
+    saved = {}
+    logging(CollapseGuard(10), 1.0, 0.05, metric="entropy", saved=saved)
+    saved = json.loads(json.dumps(saved))
     guard = CollapseGuard(10)
-    guard.on_train_begin(None, SimpleNamespace(global_step=100), None)
-    guard.on_log(None, SimpleNamespace(global_step=105), None, logs={"informative_groups": 0.0})
-    with pytest.raises(BadInput, match="for 10 steps"):
-        guard.on_log(None, SimpleNamespace(global_step=110), None, logs={"informative_groups": 0.0})
+    state = SimpleNamespace(global_step=10, stateful_callbacks=saved)
+    guard.on_train_begin(None, state, None)
+    state.global_step = 15
+    with pytest.raises(BadInput, match="Stopped at step 15: for 10 steps the entropy"):
+        guard.on_log(None, state, None, logs={"entropy": 0.05})
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops(value):
-    check_loss(torch.tensor(-3.0), 4)
-    with pytest.raises(BadInput, match=r"Stopped in step 5: the loss is (nan|inf); the last checkpoint"):
-        check_loss(torch.tensor(value), 4)
+@pytest.mark.parametrize("value", [float("nan"), torch.tensor(float("inf"))])
+def test_a_gradient_that_is_no_number_stops(value):
+    check_gradient(torch.tensor(3.0), 5)
+    check_gradient(None, 5)
+    with pytest.raises(BadInput, match=r"Stopped in step 5: the gradient is (nan|inf); the last checkpoint"):
+        check_gradient(value, 5)
