@@ -227,6 +227,14 @@ def token_skip(name: str, importance: str) -> Arm:
     return arm
 
 
+def uncompressed_long(bench: Bench, traces: Path, few: Path) -> None:
+    """The control of `token_skip`: as many steps on whole chains of the same."""
+    rows = bench.rows("uncompressed long", "truncated", bench.out / "greedy.jsonl", model=bench.base, keep_ratio=1.0)
+    model = bench.train("uncompressed long", rows, max_steps=4 * bench.scale.steps)
+    for point in ("uncompressed long", "uncompressed long" + GREEDY):
+        bench.test(point, model, samples=1)
+
+
 def first_correct(bench: Bench, traces: Path, few: Path) -> None:
     """Also the source of chains that are shorter than any of the base's."""
     rows = bench.rows("first_correct-0", "first_correct", traces, model=bench.base)
@@ -363,6 +371,7 @@ ARMS: dict[str, Arm] = {
     "first_correct + reflection": fine_tuned("fcs_reflection", 0, "first_correct", keep="fcs_reflection"),
     "simpo": fine_tuned("simpo", 0, "first_correct", pairs=True, **recipe(SIMPO)),
     "simpo 2e-5": fine_tuned("simpo 2e-5", 0, "first_correct", pairs=True, **recipe(SIMPO | {"learning_rate": 2e-5})),
+    "uncompressed long": uncompressed_long,
     "token_skip self-information": token_skip("token_skip self-information", "self_information"),
     "truncated 0.7": fine_tuned("truncated 0.7", 0, "truncated", keep_ratio=0.7),
     "truncated 0.5": fine_tuned("truncated 0.5", 0, "truncated", keep_ratio=0.5),
