@@ -385,6 +385,22 @@ def test_the_logger_hears_what_became_of_accuracy_and_length():
     assert heard["informative_groups"] == 0
 
 
+def test_a_reward_with_a_memory_and_a_gate_is_the_same_on_all_processes(tmp_path):
+    program = f"""
+import sys, torch.distributed as distributed
+from tests.rewards import test_rewards as here
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://{tmp_path}/store", rank=rank, world_size=2)
+reward = here.get_length_reward("hapo", thinking=here.THINKING, shaping={{"gate": "batch"}})
+prompts, batch = [here.PROMPT + " " * rank] * 2, [[here.SHORT, here.LONG], [here.WRONG, here.CUT]][rank]
+columns = {{"answer": ["23"] * 2, "task": ["numeric"] * 2, "log_metric": lambda *_: None}}
+reward(completions=[""] * 2, prompts=prompts, completion_ids=batch, **columns)
+print(len(reward.memory["formula"]), list(reward.memory["formula"].values()), reward.memory["shaping"])
+"""
+    said = {process.communicate(timeout=120)[0] for process in both_ranks(program)}
+    assert said == {f"1 [{len(SHORT) - 1}] {{'batches': 1, 'best_accuracy': 0.5}}\n"}
+
+
 def test_a_group_that_two_processes_share_is_refused(tmp_path):
     program = f"""
 import sys, torch.distributed as distributed
