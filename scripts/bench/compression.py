@@ -108,8 +108,8 @@ class Bench:
         self.command("data", method, *flags({"traces": traces, "out": path} | settings))
         return path
 
-    def train(self, name: str, rows: Path, seed: int = 0, **settings: object) -> Path:
-        """The folder of a model that `sft_compress` has trained from the base."""
+    def train(self, name: str, rows: Path, seed: int = 0, times: float = 1, **settings: object) -> Path:
+        """The folder of a model that `sft_compress` has trained from the base, `times` the steps of the scale."""
         import torch
 
         folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
@@ -117,7 +117,7 @@ class Bench:
             "model": self.base,
             "data": rows,
             "output_dir": folder,
-            "max_steps": self.scale.steps,
+            "max_steps": max(1, round(times * self.scale.steps)),
             "per_device_train_batch_size": self.scale.batch_size,
             # All weights at 3e-4 forget: 4.7 points less accuracy on uncompressed traces already.
             "lora_rank": 32,
@@ -220,7 +220,7 @@ def token_skip(name: str, importance: str) -> Arm:
             train_token_classifier(groups, load_thinking(bench.base), settings["importance_model"])
         rows = bench.rows(name, "token_skip", bench.out / "greedy.jsonl", model=bench.base, **settings)
         controls = [f"control?text=<|keep {ratio:g}|>" for ratio in RATIOS]
-        model = bench.train(name, rows, max_steps=4 * bench.scale.steps)
+        model = bench.train(name, rows, times=4)
         for point in (name, name + GREEDY):
             bench.test(point, model, controls, samples=1)
 
@@ -230,7 +230,7 @@ def token_skip(name: str, importance: str) -> Arm:
 def uncompressed_long(bench: Bench, traces: Path, few: Path) -> None:
     """The control of `token_skip`: as many steps on whole chains of the same."""
     rows = bench.rows("uncompressed long", "truncated", bench.out / "greedy.jsonl", model=bench.base, keep_ratio=1.0)
-    model = bench.train("uncompressed long", rows, max_steps=4 * bench.scale.steps)
+    model = bench.train("uncompressed long", rows, times=4)
     for point in ("uncompressed long", "uncompressed long" + GREEDY):
         bench.test(point, model, samples=1)
 
@@ -250,13 +250,13 @@ def c3ot(seed: int) -> Arm:
         bench.wait(bench.out / "points" / "first_correct#0.npz")
         rows = bench.rows(f"c3ot-{seed}", "c3ot", [traces, bench.out / "short.jsonl"], model=bench.base)
         controls = ["control?text=<|short|>", "control?text=<|long|>"][: 1 if seed else 2]
-        model = bench.train("c3ot", rows, seed, max_steps=2 * bench.scale.steps)
+        model = bench.train("c3ot", rows, seed, times=2)
         bench.test(f"c3ot#{seed}", model, controls)
 
     return arm
 
 
-PREFERENCES = {"max_steps": 75, "per_device_train_batch_size": 32}  # 150 steps at 1e-4 run away
+PREFERENCES = {"times": 0.5, "per_device_train_batch_size": 32}  # 150 steps at 1e-4 run away
 DPO = {"objective": "dpo", "learning_rate": 5e-5} | PREFERENCES
 SIMPO = {"objective": "simpo", "learning_rate": 5e-5} | PREFERENCES
 VALVE = {"adapter": "keep"}
@@ -278,7 +278,7 @@ def cot_valve(bench: Bench, traces: Path, few: Path) -> None:
 def cot_valve_plus(seed: int) -> Arm:
     def arm(bench: Bench, traces: Path, few: Path) -> None:
         rows = bench.wait(bench.out / "rows" / "cot_valve_plus.jsonl")
-        plus = bench.train("cot_valve_plus", rows, seed, max_steps=2 * bench.scale.steps, **VALVE)
+        plus = bench.train("cot_valve_plus", rows, seed, times=2, **VALVE)
         bench.test(f"cot_valve_plus 1.0#{seed}", plus, adapter_scale=1.0)
         for scale in () if seed else (0.0, 0.25, 0.5, 0.75, 1.25, 1.5):
             bench.test(f"cot_valve_plus {scale}#{seed}", plus, adapter_scale=scale, samples=2)
@@ -306,7 +306,7 @@ def step_skip(bench: Bench, traces: Path, few: Path) -> None:
     easy = bench.out / "easy.jsonl"
     with open(few, encoding="utf-8") as lines, open(easy, "w", encoding="utf-8") as out:
         out.writelines(line for line in lines if json.loads(line)["difficulty"] <= bench.scale.easy)
-    training = {"max_steps": 2 * bench.scale.steps}
+    training = {"times": 2}
     rows = bench.rows("step_skip-0", "step_skip", easy, stage="initial", model=bench.base, max_traces=4)
     model = bench.train("step_skip-0", rows, **training)
     bench.test("step_skip 0", model, samples=2)
@@ -321,7 +321,7 @@ def step_skip(bench: Bench, traces: Path, few: Path) -> None:
 def tale(bench: Bench, traces: Path, few: Path) -> None:
     """Budgets in the prompt, the search for the least, and training on what it finds."""
     rows = bench.rows("tale-initial", "tale", few, stage="initial", model=bench.base)
-    searcher = bench.train("tale-initial", rows, max_steps=2 * bench.scale.steps)
+    searcher = bench.train("tale-initial", rows, times=2)
     bench.test("tale sft", bench.train("tale_sft", bench.rows("tale-sft", "tale", few, model=searcher)), samples=2)
     pairs = bench.rows("tale-dpo", "tale", few, model=searcher, objective="dpo")
     bench.test("tale dpo", bench.train("tale_dpo", pairs, **DPO), samples=2)
