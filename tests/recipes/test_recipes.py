@@ -433,6 +433,15 @@ def test_two_processes_under_zero_2(argv, tmp_path, recipe):
 
 
 @pytest.mark.slow
+def test_ppo_with_a_reward_that_remembers_on_two_processes(argv, tmp_path):
+    settings = {"deepspeed": "zero2", "algorithm": "ppo", "reward": "hapo"}
+    done = launch("rl_length", argv("rl_length", **settings), tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    check_output(tmp_path / "run")
+    assert all(row["value_loss"] > 0 and row["grad_norm"] > 0 for row in logged(tmp_path / "run"))
+
+
+@pytest.mark.slow
 def test_a_group_is_not_split_over_processes(argv, tmp_path):
     done = launch("rl_length", argv("rl_length", deepspeed="zero2", per_device_train_batch_size=2), tmp_path)
     assert done.returncode != 0
