@@ -194,7 +194,7 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
     Args:
         name: one of `FORMULAS`.
         thinking: delimiters and tokenizer of the model that is trained.
-        parameters: of the formula, and `count`.
+        parameters: of the formula, `count` and `shaping`.
 
     Raises:
         BadInput: unknown name or parameter (near names are listed), one that is missing, or a wrong value.

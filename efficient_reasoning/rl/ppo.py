@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import Trainer, TrainerCallback
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rl.config import LengthRewardConfig
 from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
 
@@ -31,6 +32,19 @@ class PPOConfig(LengthRewardConfig):
     value_coef: float = field(default=0.5, metadata={"help": "Weight of the value loss."})
     value_clip: float = field(default=0.2, metadata={"help": "Most that a value moves in an update."})
     value_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gae_lambda", "gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; give a number between 0 and 1.")
+        for name in ("value_coef", "value_clip", "value_learning_rate"):
+            if getattr(self, name) <= 0:
+                raise BadInput(f"{name} is {getattr(self, name)}; give a number above 0.")
+        if self.use_vllm:
+            raise BadInput(
+                "vLLM would be sent the critic among the weights, and has none; leave out use_vllm with ppo."
+            )
 
 
 class PPOTrainer(CorrectedGRPOTrainer):

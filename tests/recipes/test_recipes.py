@@ -350,6 +350,13 @@ CASES = [
     ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
     ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
     ("rl_length", {"reward_parameters": "{weight: high}"}, "weight must be a number, found 'high'"),
+    ("rl_length", {"algorithm": "rloo"}, "algorithm must be .*grpo.*ppo.*found 'rloo'"),
+    ("rl_length", {"algorithm": "ppo", "gae_lambda": 1.5}, "gae_lambda is 1.5; give a number between 0 and 1"),
+    ("rl_length", {"algorithm": "ppo", "value_clip": 0}, "value_clip is 0; give a number above 0"),
+    ("rl_length", {"algorithm": "ppo", "use_vllm": True}, "leave out use_vllm with ppo"),
+    ("rl_length", {"gae_lambda": 0.9}, "unknown key 'gae_lambda'"),
+    ("rl_length", {"reward_shaping": "{gate: all}"}, "gate is 'all'; choose none, batch, groups"),
+    ("rl_length", {"scale_rewards": "group"}, "scale_rewards is group, which divides the weight of reward kimi"),
     ("rl_length", {"temperature": 0}, "temperature is 0.*; responses that are all alike teach nothing"),
     ("rl_length", {"num_generations": 3}, r"must be divisible by num_generations \(3\)"),
 ]
