@@ -385,8 +385,11 @@ ARMS: dict[str, Arm] = {
 # ---- the processes ----
 
 
-def work(bench: Bench, queue: multiprocessing.Queue, traces: Path, few: Path, number: int, jobs: int) -> None:
+def work(
+    bench: Bench, queue: multiprocessing.Queue, traces: Path, few: Path, number: int, gpu: str, jobs: int
+) -> None:
     """Run arms until none is left; what they print goes to a log."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # the trainers would take all that they see
     import torch
 
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
@@ -416,6 +419,8 @@ def end_with(parent: int) -> None:
 
 def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     """Sample the base, then share the arms out."""
+    import torch
+
     scale = bench.scale
     traces = bench.sample("traces", bench.base, scale.problems)
     few = head(traces, bench.out / "few.jsonl", scale.slow_problems * scale.samples)
@@ -428,7 +433,12 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     queue = context.Queue()
     for name in [*names, *[None] * jobs]:
         queue.put(name)
-    workers = [context.Process(target=work, args=(bench, queue, traces, few, number, jobs)) for number in range(jobs)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    gpus = visible.split(",")
+    workers = [
+        context.Process(target=work, args=(bench, queue, traces, few, number, gpus[number % len(gpus)], jobs))
+        for number in range(jobs)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -523,7 +533,7 @@ def main() -> None:
     parser.add_argument("base", help="folder of the base, or overthinker")
     parser.add_argument("--out", type=Path, default=Path("runs/compression"))
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
-    parser.add_argument("--jobs", type=int, default=5, help="arms side by side")
+    parser.add_argument("--jobs", type=int, default=5, help="arms side by side, on all GPUs together")
     parser.add_argument("--scale", choices=SCALES, default="full", help="how much of everything")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
