@@ -23,11 +23,14 @@ def column_bytes(model: PreTrainedModel) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What may still be allocated on the device."""
+    """What this process may still allocate on the device."""
     if device.type != "cuda":
         return psutil.virtual_memory().available
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    # Of a GPU that is shared out, others' free memory is not this process's.
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved
+    return max(0, min(free, allowed)) + reserved - torch.cuda.memory_allocated(device)
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -49,9 +49,9 @@ class Scale:
     """How much of everything; by default for one GPU."""
 
     rows: int | None = None  # of the training problems; None for all
-    scored_rows: int | None = None  # for the methods that drop steps, and score each chain once a step
-    steps: int = 467  # two epochs of the verbose solutions
-    batch_size: int = 32
+    scored_rows: int | None = 1200  # for the methods that drop steps, and score each chain once a step
+    steps: int = 234  # two epochs of the verbose solutions
+    batch_size: int = 64
     test_problems: int = 500
     max_new_tokens: int = 400
     temperatures: tuple[float, ...] = (0.0, 0.6)
@@ -73,7 +73,7 @@ class ChatBench(Bench):
         if not (folder / "reasoning.json").is_file():
             traces = self.out / ("few.jsonl" if method == "spirit" else "traces.jsonl")
             rows = self.rows(name, method, traces, **settings)
-            self.train(name, rows, model=start, learning_rate=2e-4, max_length=1024, logging_steps=10)
+            self.train(name, rows, model=start, learning_rate=5e-4, max_length=1024, logging_steps=10)
         return folder
 
     def measure(self, name: str, model: Path | str, controls: Sequence[str] = ()) -> None:
@@ -159,6 +159,11 @@ def write_traces(bench: ChatBench, train: str) -> None:
 # ---- the table ----
 
 
+def measured(out: Path, model: str, temperature: float) -> list[Path]:
+    """The finished evaluations of a model, or of a pattern of them."""
+    return sorted(path.parent for path in (out / "evaluation").glob(f"{model}@{temperature:g}/summary.json"))
+
+
 def points(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Each strategy of a run, and (problems, 3): correct, tokens, cut off."""
     found: dict[str, dict[str, tuple]] = {}
@@ -170,7 +175,7 @@ def points(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def table(out: Path, temperatures: Sequence[float]) -> str:
-    """What the rows are, and every point beside the control at the same temperature; OUT has to hold the control."""
+    """What the rows are, and every point beside the control at the same temperature."""
     lines = []
     for path in sorted((out / "rows").glob("*.report.json")):
         lines.append(describe(Path(path.name.removesuffix(".jsonl.report.json")), json.loads(path.read_text())) + "\n")
@@ -179,8 +184,8 @@ def table(out: Path, temperatures: Sequence[float]) -> str:
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for temperature in temperatures:
-        [(_, control)] = points(out / "evaluation" / f"{CONTROL}@{temperature:g}")
-        for folder in sorted((out / "evaluation").glob(f"*@{temperature:g}")):
+        [(_, control)] = points(*measured(out, CONTROL, temperature))
+        for folder in measured(out, "*", temperature):
             for strategy, values in points(folder):
                 correct, tokens, cut = values.T
                 problems = range(len(values))
@@ -214,8 +219,10 @@ def main() -> None:
     bench = ChatBench(arguments.base, arguments.out, scale, problems, task)
     write_traces(bench, arguments.train)
     verbose = bench.learn("verbose", "shortest_correct", bench.base, keep="random")
-    for name in dict.fromkeys([CONTROL, *arguments.only]):
+    for name in arguments.only:
         ARMS[name](bench, verbose)
+    if not measured(arguments.out, CONTROL, scale.temperatures[-1]):
+        return print(f"No table yet: it compares with the control, --only {CONTROL}.")
     with atomic_file(arguments.out / "table.md") as stream:
         stream.write(text := table(arguments.out, scale.temperatures))
     print(text)
