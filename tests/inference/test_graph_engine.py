@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -173,6 +175,18 @@ def test_fewer_rows_where_memory_is_short(qwen3, monkeypatch):
     for _ in range(2):
         assert [completion.ids for completion in engine.generate(requests)] == expected
         assert next(iter(engine._loops.values())).rows == 1
+
+
+def test_a_loop_that_is_replaced_gives_its_memory_back_at_once(qwen3):
+    engine = GraphEngine(qwen3, frozenset(EOS), PAD, rows=8)
+    engine.generate([Request(row, 9, GREEDY) for row in prompts(2)])
+    held = weakref.ref(next(iter(engine._loops.values())).cache)
+    gc.disable()
+    try:
+        engine.generate([Request(row, 200, GREEDY) for row in prompts(2)])
+    finally:
+        gc.enable()
+    assert held() is None
 
 
 @pytest.mark.gpu
