@@ -32,6 +32,8 @@ METADATA_NAME = "reasoning.json"
 ADAPTER_NAME = "adapter"
 ASSETS = Path(__file__).parent / "assets"
 
+_DTYPES = ("float32", "bfloat16", "float16")
+
 
 @dataclass
 class ReasoningMetadata:
@@ -220,11 +222,14 @@ def load_model(
             were trained whole beside the adapter stay as they are.
 
     Raises:
-        BadInput: broken checkpoint, a scale that is no number, or one for a checkpoint that keeps no LoRA adapter.
+        BadInput: broken checkpoint, an unknown dtype, a scale that is no number, or one for a checkpoint that keeps no
+            LoRA adapter.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    if dtype not in (None, *_DTYPES):
+        raise BadInput(f"dtype is {dtype!r}; give one of {', '.join(_DTYPES)}.")
     check_checkpoint(model)
     adapter = None
     if adapter_scale is not None:

@@ -42,9 +42,9 @@ BACKENDS = {
 }
 
 _OPTIONS = {  # and how to read them; those of vLLM are its own business
-    "auto": {},
-    "graph": {"rows": int, "stride": int, "compile_step": bool},
-    "transformers": {"draft": str, "batch_size": int},
+    "auto": {"dtype": str},
+    "graph": {"dtype": str, "rows": int, "stride": int, "compile_step": bool},
+    "transformers": {"dtype": str, "draft": str, "batch_size": int},
     "openai": {},
     "mock": {"script": tuple},
 }
@@ -107,7 +107,7 @@ def load_reasoner(
             and only the tokenizer is read from here.
         backend: "graph", "transformers", "vllm", "openai" or "mock". "auto" takes vLLM on CUDA where it is installed
             and has the architecture, else "graph" where that can decode it, else "transformers". Options may stand
-            behind it as in a URL: "graph?rows=1024&compile_step=true".
+            behind it as in a URL, also the dtype: "graph?rows=1024&compile_step=true&dtype=bfloat16".
         device, dtype: as in `checkpoint.load_model`; the device is for "graph" and "transformers".
         adapter_scale: as in `checkpoint.load_model`; for "graph" and "transformers", of which "auto" takes one then.
         options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
@@ -126,6 +126,7 @@ def load_reasoner(
         if name not in known:
             raise BadInput(f"Backend {backend} has no option {name!r}{near(name, known)}")
     options |= {name: read_value(f"backend {backend}: {name}", known[name], text) for name, text in written.items()}
+    dtype = options.pop("dtype", dtype)
     if adapter_scale is not None and backend not in ("auto", "graph", "transformers"):
         raise BadInput(
             f"Backend {backend} cannot scale an adapter; use graph or transformers, or write a checkpoint of that "

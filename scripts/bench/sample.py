@@ -1,6 +1,6 @@
 """How fast `data sample` is from problems to traces on the disk, beside the same with plain `generate`.
 
-    python scripts/bench/sample.py MODEL --task gsm_symbolic --out results.json
+    python scripts/bench/sample.py MODEL --task gsm_symbolic --dtype bfloat16 --out results.json
 
 Each backend first samples a little, which captures its step and starts the processes that read; then everything from
 drawing the problems to the last line on the disk is timed. Tokens behind the end of a response are no tokens.
@@ -59,12 +59,13 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=8192, help="sampled by graph, 8 times each")
     parser.add_argument("--generate-problems", type=int, default=512, help="sampled by transformers, 8 times each")
     parser.add_argument("--backend", default="graph?rows=1024&compile_step=true", help="of the first number")
+    parser.add_argument("--dtype", help="of both; the checkpoint's own by default")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     results = {}
     backends = {"transformers?batch_size=512": arguments.generate_problems, arguments.backend: arguments.problems}
     for spec, problems in backends.items():
-        backend, reasoner = spec.partition("?")[0], load_reasoner(arguments.model, spec)
+        backend, reasoner = spec.partition("?")[0], load_reasoner(arguments.model, spec, dtype=arguments.dtype)
         sample(reasoner, arguments.task, max(64, problems // 8), 8, seed=1)
         results[backend] = sample(reasoner, arguments.task, problems, 8, seed=2)
         print(backend, {name: round(value, 3) for name, value in results[backend].items()}, flush=True)

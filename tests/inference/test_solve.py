@@ -244,6 +244,10 @@ def test_options_may_stand_behind_the_backend():
         load_reasoner("overthinker", "graph?rows=many")
     with pytest.raises(BadInput, match=r"Backend auto has no option 'rows'"):
         load_reasoner("overthinker", "auto?rows=7")
+    for backend in ("auto", "graph", "transformers"):
+        assert str(load_reasoner("overthinker", f"{backend}?dtype=bfloat16").engine.model.dtype) == "torch.bfloat16"
+    with pytest.raises(BadInput, match=r"dtype is .int8.; give one of float32, bfloat16, float16\."):
+        load_reasoner("overthinker", "graph?dtype=int8")
 
 
 @pytest.mark.parametrize(
