@@ -1,8 +1,10 @@
-"""Reinforcement learning with a length reward: GRPO as TRL has it, or PPO with a critic.
+"""Reinforcement learning with a length reward: GRPO as TRL has it, DLER, PPO with a critic, or offline.
 
-Rows carry `prompt`, `answer` and `task` (the verifier), and whatever columns the reward needs: `efficient-reasoning
-data reference_lengths` writes them from traces, `length_budgets` from problems. The reward counts token ids and
-verifies answers as evaluation does; responses come from the engine of inference, or from vLLM with `use_vllm`.
+1. `algorithm: grpo`, `dler` and `ppo` take rows with `prompt`, `answer` and `task` (the verifier), and what the reward
+   needs: `efficient-reasoning data reference_lengths` writes it from traces, `length_budgets` from problems. The
+   reward counts token ids and verifies answers as evaluation does; responses come from the engine of inference, or
+   from vLLM with `use_vllm`.
+2. `algorithm: offline` (O1-Pruner) generates nothing: `efficient-reasoning data offline_rewards` has paid traces.
 
     efficient-reasoning train rl_length --config configs/rl_length/kimi_overthinker.yaml
 """
@@ -11,14 +13,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 from efficient_reasoning.training import FinetuningArguments
 
-_CONFIGS = {"grpo": "efficient_reasoning.rl.config:LengthRewardConfig", "ppo": "efficient_reasoning.rl.ppo:PPOConfig"}
-_TRAINERS = {"grpo": ("rollout_correction", "CorrectedGRPOTrainer"), "ppo": ("ppo", "PPOTrainer")}
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+    from efficient_reasoning.rl.offline import OfflineConfig
+    from efficient_reasoning.training.base import Base
+
+_CONFIGS = {
+    "grpo": "efficient_reasoning.rl.config:LengthRewardConfig",
+    "dler": "efficient_reasoning.rl.dler:DLERConfig",
+    "ppo": "efficient_reasoning.rl.ppo:PPOConfig",
+    "offline": "efficient_reasoning.rl.offline:OfflineConfig",
+}
+_TRAINERS = {
+    "grpo": ("rollout_correction", "CorrectedGRPOTrainer"),
+    "dler": ("dler", "DLERTrainer"),
+    "ppo": ("ppo", "PPOTrainer"),
+}
 
 
 @dataclass(kw_only=True)
@@ -32,7 +49,9 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
-    algorithm: Literal["grpo", "ppo"] = field(default="grpo", metadata={"help": "What makes advantages of rewards."})
+    algorithm: Literal["grpo", "dler", "ppo", "offline"] = field(
+        default="grpo", metadata={"help": "What makes advantages of rewards."}
+    )
     guard_steps: int = field(
         default=20,
         metadata={
@@ -45,6 +64,14 @@ class LengthRewardArguments(FinetuningArguments):
 def main(argv: list[str] | None = None) -> None:
     arguments, config = parse(LengthRewardArguments, trainer={"algorithm": _CONFIGS}, argv=argv, doc=__doc__)
     from efficient_reasoning import training
+
+    training.start(arguments, config)
+    base = training.load_base(arguments.model)
+    (offline if arguments.algorithm == "offline" else online)(arguments, config, base)
+
+
+def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> None:
+    from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, takes
@@ -53,8 +80,6 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.rl.rollouts import engine_rollouts
     from efficient_reasoning.training.rows import budget_range
 
-    training.start(arguments, config)
-    base = training.load_base(arguments.model)
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
     check_problems(rows)
     metadata = base.metadata_of(rows, stage="rl", method=f"{arguments.algorithm} {arguments.reward}")
@@ -89,6 +114,29 @@ def main(argv: list[str] | None = None) -> None:
         rollout_func=rollouts,
         callbacks=[RewardMemory([reward]), CollapseGuard(arguments.guard_steps)],
     )
+    training.finish(trainer, metadata, base.problems_with(rows))
+
+
+def offline(arguments: LengthRewardArguments, config: OfflineConfig, base: Base) -> None:
+    from efficient_reasoning import training
+    from efficient_reasoning.training.objectives import build_trainer
+    from efficient_reasoning.training.rows import distinct
+
+    if arguments.reward_parameters or arguments.reward_shaping:
+        raise BadInput("Rows for offline RL are paid already; give reward_parameters to `data offline_rewards`.")
+    rows = training.load_turns(arguments.data, base.tokenizer)
+    paid_by = distinct(rows, "paid_by")
+    if paid_by != [arguments.reward]:
+        raise BadInput(
+            f"{arguments.data}: its rows are paid by {', '.join(paid_by) or 'nothing'}, not {arguments.reward}; write "
+            "them with `efficient-reasoning data offline_rewards`."
+        )
+    metadata = base.metadata_of(rows, stage="rl", method=f"offline {arguments.reward}")
+    template = base.training_template()
+    if arguments.dry_run:
+        training.dry_run(base, rows, config, config.max_length, True)
+        return
+    trainer = build_trainer("offline", base, rows, config, template, lora=None, new_tokens=[])
     training.finish(trainer, metadata, base.problems_with(rows))
 
 

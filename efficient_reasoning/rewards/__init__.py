@@ -120,11 +120,16 @@ class LengthReward:
         self.thinking = thinking
         self.count = count
         self.formula = _formula(name)
-        _check(name, parameters)
+        check_parameters(name, parameters)
         self.parameters = parameters
         self.shaping = Shaping.of(shaping or {})
         self._memory: dict = {}
         self._has_checked_groups = False
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what it pays depends on earlier batches."""
+        return _has_memory(self.__name__) or not self.shaping.is_plain
 
     @property
     def memory(self) -> dict[str, dict]:
@@ -200,6 +205,18 @@ def get_length_reward(name: str, *, thinking: ThinkingFormat, **parameters) -> L
         BadInput: unknown name or parameter (near names are listed), one that is missing, or a wrong value.
     """
     return LengthReward(name, thinking, **parameters)
+
+
+def pay(name: str, rollouts: Rollouts, **parameters) -> np.ndarray:
+    """Rewards (N,) of responses that were generated before.
+
+    Raises:
+        BadInput: unknown name or parameter, a column that is missing, or a formula with a memory: it pays in training.
+    """
+    check_parameters(name, parameters)
+    if _has_memory(name):
+        raise BadInput(f"Length reward {name!r} remembers earlier batches, and only pays in training; choose another.")
+    return _formula(name)(rollouts, **parameters)
 
 
 def _formula(name: str) -> Callable[..., np.ndarray]:
@@ -279,7 +296,12 @@ def _of_all_processes(rollouts: Rollouts) -> Rollouts:
     return Rollouts(*map(np.concatenate, (correct, lengths, numbered)), problems=list(itertools.chain(*problems)))
 
 
-def _check(name: str, given: Mapping[str, object]) -> None:
+def check_parameters(name: str, given: Mapping[str, object]) -> None:
+    """Whether a formula takes these parameters.
+
+    Raises:
+        BadInput: unknown name or parameter, one that is missing, or a wrong value.
+    """
     known = _parameters(name)
     for key, value in given.items():
         if key not in known:

@@ -39,9 +39,9 @@ def build_trainer(
     """TRL's trainer of an objective, ready to train.
 
     Args:
-        objective: a key of `CONFIGS`; `config` is of the class that it names.
+        objective: a key of `CONFIGS`, or "offline" (`rl.offline`); `config` is of the class that belongs to it.
         base: its tokenizer already has all tokens.
-        rows: with `prompt` and `completion`, or `prompt`, `chosen` and `rejected`.
+        rows: with `prompt` and `completion`, or `prompt`, `chosen` and `rejected`; "offline" also wants `reward`.
         template: chat template to train with (`Base.training_template`); the tokenizer keeps its own.
         lora: adapters to train instead of the weights.
         new_tokens: of the tokenizer (`add_controls`).
@@ -53,7 +53,8 @@ def build_trainer(
     from efficient_reasoning.training.adapters import hasten_controls
     from efficient_reasoning.training.controls import embed_controls
 
-    rows = rows.select_columns([name for name in _COLUMNS if name in rows.column_names])
+    wanted = (*_COLUMNS, "reward") if objective == "offline" else _COLUMNS
+    rows = rows.select_columns([name for name in wanted if name in rows.column_names])
     switch = template_kwargs(base.tokenizer)
     if switch:  # it has to say in training what it says in inference
         rows = rows.add_column("chat_template_kwargs", [switch] * len(rows))
@@ -87,6 +88,10 @@ def _trainer(objective: str, models: list, common: dict) -> Trainer:
         from efficient_reasoning.training.simpo import SimPOTrainer
 
         return SimPOTrainer(*models, **common)
+    if objective == "offline":
+        from efficient_reasoning.rl.offline import OfflineTrainer
+
+        return OfflineTrainer(*models, **common)
     from trl import SFTTrainer
 
     from efficient_reasoning.training.adapters import ScaledSFTTrainer
