@@ -1,7 +1,7 @@
-"""Reinforcement learning with a length reward: GRPO as TRL has it, DLER, PPO with a critic, or offline.
+"""Reinforcement learning with a length reward: GRPO, AdaptThink, DLER, PPO, or offline.
 
-1. `algorithm: grpo`, `dler` and `ppo` take rows with `prompt`, `answer` and `task` (the verifier), and what the reward
-   needs: `efficient-reasoning data reference_lengths` writes it from traces, `length_budgets` from problems. The
+1. All but `algorithm: offline` take rows with `prompt`, `answer` and `task` (the verifier), and what the reward needs:
+   `efficient-reasoning data reference_lengths` writes it from traces, `length_budgets` from problems. The
    reward counts token ids and verifies answers as evaluation does; responses come from the engine of inference, or
    from vLLM with `use_vllm`.
 2. `algorithm: offline` (O1-Pruner) generates nothing: `efficient-reasoning data offline_rewards` has paid traces.
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 _CONFIGS = {
     "grpo": "efficient_reasoning.rl.config:LengthRewardConfig",
+    "adaptthink": "efficient_reasoning.rl.adaptthink:AdaptThinkConfig",
     "dler": "efficient_reasoning.rl.dler:DLERConfig",
     "ppo": "efficient_reasoning.rl.ppo:PPOConfig",
     "offline": "efficient_reasoning.rl.offline:OfflineConfig",
 }
 _TRAINERS = {
     "grpo": ("rollout_correction", "CorrectedGRPOTrainer"),
+    "adaptthink": ("adaptthink", "AdaptThinkTrainer"),
     "dler": ("dler", "DLERTrainer"),
     "ppo": ("ppo", "PPOTrainer"),
 }
@@ -49,7 +51,7 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
-    algorithm: Literal["grpo", "dler", "ppo", "offline"] = field(
+    algorithm: Literal["grpo", "adaptthink", "dler", "ppo", "offline"] = field(
         default="grpo", metadata={"help": "What makes advantages of rewards."}
     )
     guard_steps: int = field(
@@ -100,7 +102,8 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
         # TRL renders the prompts; the switch that a template knows has to say what it says in inference.
         config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
     else:
-        rollouts = engine_rollouts(base.thinking, config, compile_step=config.torch_compile)
+        empty_share = getattr(config, "empty_share", 0.0)
+        rollouts = engine_rollouts(base.thinking, config, config.torch_compile, empty_share)
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return

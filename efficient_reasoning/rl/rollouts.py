@@ -13,8 +13,8 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.prompts import encode_prompt
@@ -39,7 +39,7 @@ _WHOLE = {"top_p": 1.0, "top_k": 0}
 
 
 def engine_rollouts(
-    thinking: ThinkingFormat, config: GRPOConfig, compile_step: bool = False
+    thinking: ThinkingFormat, config: GRPOConfig, compile_step: bool = False, empty_share: float = 0.0
 ) -> Callable[[list, GRPOTrainer], dict]:
     """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times, and no other column.
 
@@ -50,6 +50,9 @@ def engine_rollouts(
         thinking: delimiters, tokenizer and end tokens of the model that is trained.
         config: of the trainer; its sampling settings are those of the rollouts.
         compile_step: of `GraphEngine`.
+        empty_share: of the responses to a prompt that are made to open with an empty block; the others are made not
+            to, unless it is 0. What is forced in front of that choice is masked (`env_mask`), and `closes` is the
+            token that was forced, or forbidden, as the choice.
 
     Raises:
         BadInput: a setting that the engine does not have, or one that the correction does not go with.
@@ -90,9 +93,20 @@ def engine_rollouts(
             encoded += [encode_prompt(thinking.tokenizer, prompt)] * len(list(repeats))
         seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
         with_logprobs = config.vllm_importance_sampling_correction
+        openings = [
+            _opening(thinking, ids, empty_share, index % config.num_generations, config.num_generations)
+            for index, ids in enumerate(encoded)
+        ]
         requests = [
-            Request(ids, config.max_completion_length, sampling, seed, logprobs=with_logprobs)
-            for ids, seed in zip(encoded, seeds, strict=True)
+            Request(
+                [*ids, *opening.ids],
+                config.max_completion_length - len(opening.ids),
+                sampling,
+                seed,
+                logprobs=with_logprobs,
+                forbidden_first_ids=opening.forbidden,
+            )
+            for ids, seed, opening in zip(encoded, seeds, openings, strict=True)
         ]
         with unwrap_model_for_generation(
             trainer.model_wrapped,
@@ -100,13 +114,43 @@ def engine_rollouts(
             gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
         ) as model:
             completions = engine_of(model, len(requests)).generate(requests)
-        return {
+        rolled_out = {
             "prompt_ids": encoded,
-            "completion_ids": [one.ids for one in completions],
-            "logprobs": [one.logprobs for one in completions] if with_logprobs else None,
+            "completion_ids": [[*opening.ids, *one.ids] for opening, one in zip(openings, completions, strict=True)],
+            "logprobs": None,
         }
+        if with_logprobs:
+            rolled_out["logprobs"] = [
+                [*[0.0] * len(opening.ids), *one.logprobs] for opening, one in zip(openings, completions, strict=True)
+            ]
+        if empty_share:
+            rolled_out["closes"] = [opening.closes for opening in openings]
+            rolled_out["env_mask"] = [
+                [*opening.mask, *[1] * len(one.ids)] for opening, one in zip(openings, completions, strict=True)
+            ]
+        return rolled_out
 
     return roll_out
+
+
+class _Opening(NamedTuple):
+    """How a response is made to begin: the ids, which of them the policy answers for, and what must not follow."""
+
+    ids: Sequence[int] = ()
+    mask: Sequence[int] = ()
+    closes: int | None = None
+    forbidden: frozenset[int] = frozenset()
+
+
+def _opening(thinking: ThinkingFormat, prompt: list[int], empty_share: float, number: int, group: int) -> _Opening:
+    """Of the response of this number in a group of so many."""
+    if not empty_share:
+        return _Opening()
+    empty, opened = thinking.close([], prompt), thinking.open(prompt)
+    choice = next(i for i, token in enumerate(empty) if opened[i : i + 1] != [token])
+    if number < round(empty_share * group):
+        return _Opening(empty, [int(i == choice) for i in range(len(empty))], empty[choice])
+    return _Opening(opened[:choice], [0] * choice, empty[choice], frozenset({empty[choice]}))
 
 
 def _check_correction(config: GRPOConfig) -> None:
