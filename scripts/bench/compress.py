@@ -28,6 +28,7 @@ TOOLS: dict[str, tuple[str, list[str], float]] = {
     "shortest_correct": ("shortest_correct", [], 1),
     "reference_lengths": ("reference_lengths", [], 1),
     "long2short_pairs": ("long2short_pairs", [], 1),
+    "dast_pairs": ("dast_pairs", [], 1),
     "cot_valve": ("cot_valve", [], 1),
     "truncated": ("truncated", ["--model", "overthinker"], 1),
     "c3ot": ("c3ot", ["--model", "overthinker"], 1),
