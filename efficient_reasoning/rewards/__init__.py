@@ -152,7 +152,38 @@ class LengthReward:
             columns: of the training rows, N values each; `answer` and `task` are needed.
         """
         log_metric = columns.pop("log_metric", None)
-        rollouts = self._rollouts(completion_ids, prompts, columns)
+        starts = [index == 0 or prompt != prompts[index - 1] for index, prompt in enumerate(prompts)]
+        groups = np.cumsum(starts) - 1
+        tokenizer = self.thinking.tokenizer
+        encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
+        rewards, rollouts = self.score(completion_ids, [encoded[group] for group in groups], groups, columns)
+        if log_metric is not None:  # TRL's logger
+            for metric, value in _metrics(rollouts, rewards, self.shaping.pays_length).items():
+                log_metric(metric, value)
+        return rewards.tolist()
+
+    def score(
+        self,
+        completion_ids: Sequence[Sequence[int]],
+        prompt_ids: Sequence[Sequence[int]],
+        groups: np.ndarray,
+        columns: Mapping[str, Sequence],
+    ) -> tuple[np.ndarray, Rollouts]:
+        """Rewards of a batch whose prompts are ids already, for frameworks other than TRL.
+
+        Args:
+            completion_ids: N lists of ids, EOS kept.
+            prompt_ids: N lists of ids, the same in a group.
+            groups: (N,) counted from 0; the members of one follow each other.
+            columns: as in a call.
+
+        Returns:
+            the rewards (N,), and what they were paid for.
+
+        Raises:
+            BadInput: a column is missing, or holds what the formula cannot use.
+        """
+        rollouts = self._rollouts(completion_ids, prompt_ids, groups, columns)
         if not self._has_checked_groups:
             _check_groups_are_whole(rollouts.problems)
             self._has_checked_groups = True
@@ -163,32 +194,29 @@ class LengthReward:
             rewards = self.shaping(rewards, rollouts, everyone)
             if remembers:
                 self._memory = _module(self.__name__).remember(everyone, self._memory, **self.parameters)
-        if log_metric is not None:  # TRL's logger
-            for metric, value in _metrics(rollouts, rewards, self.shaping.pays_length).items():
-                log_metric(metric, value)
-        return rewards.tolist()
+        return rewards, rollouts
 
-    def _rollouts(self, completion_ids: Sequence, prompts: Sequence, columns: Mapping[str, Sequence]) -> Rollouts:
+    def _rollouts(
+        self, completion_ids: Sequence, prompt_ids: Sequence, groups: np.ndarray, columns: Mapping[str, Sequence]
+    ) -> Rollouts:
         for name in ("answer", "task"):
             if name not in columns:
                 raise BadInput(f"The reward needs column {name!r}, which the training rows lack; add it to the data.")
-        tokenizer = self.thinking.tokenizer
-        starts = [index == 0 or prompt != prompts[index - 1] for index, prompt in enumerate(prompts)]
-        groups = np.cumsum(starts) - 1
-        encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
         lengths, texts, generated, empty = [], [], [], []
-        for ids, group in zip(completion_ids, groups, strict=True):
-            split, counts = self.thinking.take_apart(ids, encoded[group])
+        for ids, prompt in zip(completion_ids, prompt_ids, strict=True):
+            split, counts = self.thinking.take_apart(ids, prompt)
             lengths.append(counts.thinking_tokens if self.count == "thinking" else counts.total_tokens)
             finished = not self.thinking.eos_ids.isdisjoint(ids)
-            texts.append(tokenizer.decode(split.answer_ids, skip_special_tokens=True) if finished else "")
+            decode = self.thinking.tokenizer.decode
+            texts.append(decode(split.answer_ids, skip_special_tokens=True) if finished else "")
             generated.append(ids[: counts.total_tokens])
             empty.append(not counts.thinking_tokens)
         # Verifiers may ask for all of a problem.
         problems = [{key: columns[key][index] for key in FIELDS if key in columns} for index in range(len(texts))]
         correct = answers.verify_many(problems, texts)
-        names = [hashlib.sha256(str(ids).encode()).hexdigest()[:16] for ids in encoded]
-        named = [names[group] for group in groups]
+        by_group = dict(zip(groups.tolist(), prompt_ids, strict=True))
+        names = {group: hashlib.sha256(str(ids).encode()).hexdigest()[:16] for group, ids in by_group.items()}
+        named = [names[group] for group in groups.tolist()]
         arrays = np.array(correct, np.float64), np.array(lengths, np.float64), groups
         return Rollouts(*arrays, columns, generated, named, empty)
 
