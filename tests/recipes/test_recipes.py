@@ -132,6 +132,17 @@ def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monke
     assert losses[-1] < losses[0] / 2  # all are paid -0.9: the critic learns that first
 
 
+@pytest.mark.parametrize("algorithm", ["adaptthink", "dler"])
+def test_further_algorithms_train_and_resume(argv, tmp_path, monkeypatch, algorithm):
+    settings = {"algorithm": algorithm, "max_steps": 4, "reward": "accuracy"}
+    run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
+    run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
+    assert check_output(tmp_path / "run").method == f"{algorithm} accuracy"
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    metric = {"adaptthink": "empty_probability", "dler": "dropped_groups"}[algorithm]
+    assert all(0 < row[metric] <= 1 for row in logged(tmp_path / "run", 4))
+
+
 def with_budgets(tmp_path) -> Path:
     path = tmp_path / "budgets.jsonl"
     rows = [{"prompt": f"Compute {n} + 3.\n", "answer": str(n + 3), "task": "numeric"} for n in range(8)]
@@ -354,6 +365,8 @@ CASES = [
     ("rl_length", {"algorithm": "ppo", "gae_lambda": 1.5}, "gae_lambda is 1.5; give a number between 0 and 1"),
     ("rl_length", {"algorithm": "ppo", "value_clip": 0}, "value_clip is 0; give a number above 0"),
     ("rl_length", {"algorithm": "ppo", "use_vllm": True}, "leave out use_vllm with ppo"),
+    ("rl_length", {"algorithm": "adaptthink"}, "reward is kimi, and AdaptThink pays accuracy alone"),
+    ("rl_length", {"algorithm": "dler", "reward": "hapo"}, "hapo or its shaping remembers batches"),
     ("rl_length", {"gae_lambda": 0.9}, "unknown key 'gae_lambda'"),
     ("rl_length", {"reward_shaping": "{gate: all}"}, "gate is 'all'; choose none, batch, groups"),
     ("rl_length", {"scale_rewards": "group"}, "scale_rewards is group, which divides the weight of reward kimi"),
