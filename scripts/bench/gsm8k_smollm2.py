@@ -39,7 +39,8 @@ from efficient_reasoning.evaluation.summary import generated_tokens
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json, write_jsonl
 from efficient_reasoning.problems import load_problems
 from scripts import gsm8k_chains
-from scripts.bench.compression import RATIOS, Bench, flags
+from scripts.bench.arms import Bench, flags
+from scripts.bench.compression import RATIOS
 
 CONTROL = "uncompressed"  # what the others are compared with
 

@@ -1,0 +1,226 @@
+"""RL with length rewards on one overthinking model: every algorithm and formula, with its controls, and one table.
+
+    python -m scripts.bench.rl BASE --out runs/rl [--only hull kimi#0] [--scale toy]
+
+1. The base's traces are sampled once: they give the reference lengths of the rewards, the paid traces of O1-Pruner and
+   the pairs of DAST. Everything trains from the base, with as many steps and responses.
+2. Controls: `accuracy` is RL without a length term; shortest-correct SFT and DPO on length pairs are what offline RL
+   has to beat; the base's strategies without training give the hull.
+3. LCPO begins from the base after SFT on its own traces behind a budget drawn by lot: the sentence is then known, and
+   no row pairs a budget with a length. RL has to. It is tested in the range of the training and 25 % outside.
+
+How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md tells how budgets are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from efficient_reasoning.files import read_jsonl, write_jsonl
+from scripts.bench.arms import Arm, Arms, Bench, Scale, flags, hull, run_bench
+
+
+@dataclass(frozen=True)
+class RLScale(Scale):
+    """Also how much RL.
+
+    Attributes:
+        rl_steps: of an online training.
+        rl_batch_size: responses a step.
+        num_generations: responses to a prompt.
+        budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
+        limit_tokens: of DLER and ThinkPrune.
+    """
+
+    rl_steps: int = 100
+    rl_batch_size: int = 512
+    num_generations: int = 8
+    budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
+    limit_tokens: int = 112
+
+
+SCALES = {
+    "full": RLScale(),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 2, 8, 4, (12, 16, 32, 40), 48),
+}
+
+
+@dataclass
+class RLBench(Bench):
+    scale: RLScale
+
+    def train_rl(self, name: str, rows: Path, seed: int = 0, **settings: object) -> Path:
+        """The folder of a model that `rl_length` has trained from the base."""
+        import torch
+
+        folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
+        options = {
+            "model": self.base,
+            "data": rows,
+            "output_dir": folder,
+            "max_steps": self.scale.rl_steps,
+            "per_device_train_batch_size": self.scale.rl_batch_size,
+            "num_generations": self.scale.num_generations,
+            "max_completion_length": self.scale.max_new_tokens,
+            "learning_rate": 3e-5,
+            "lr_scheduler_type": "constant_with_warmup",
+            "warmup_steps": 5,
+            "beta": 0.0,
+            "loss_type": "dr_grpo",
+            "scale_rewards": "none",
+            "vllm_importance_sampling_correction": on_gpu,
+            "guard_steps": 0,
+            "bf16": on_gpu,
+            "gradient_checkpointing": False,
+            "dataloader_pin_memory": on_gpu,
+            "logging_steps": 10,
+            "save_steps": 10_000,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": seed,
+        }
+        given = {key: value for key, value in (options | settings).items() if value is not None}
+        self.command("train", "rl_length", *flags(given))
+        return folder
+
+
+def online(name: str, reward: str, seed: int = 0, parameters: dict | None = None, **settings: object) -> Arm:
+    """One reward and one algorithm, on the problems of the base's traces."""
+
+    def arm(bench: RLBench) -> None:
+        rows = bench.rows(f"{name}-{seed}", "reference_lengths", bench.traces)
+        paid = {"reward": reward, "reward_parameters": json.dumps(parameters or {})}
+        own = {
+            key: bench.scale.limit_tokens if value == "limit" else value for key, value in settings.items()
+        }
+        bench.test(f"{name}#{seed}", bench.train_rl(name, rows, seed, **paid | own))
+
+    return arm
+
+
+def offline(seed: int) -> Arm:
+    """O1-Pruner: paid traces, and about as many responses as two thirds of an online run sees."""
+
+    def arm(bench: RLBench) -> None:
+        rows = bench.rows(f"o1_pruner-{seed}", "offline_rewards", bench.traces, seed=seed)
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 2e-5, "max_length": 512}
+        settings |= {"max_steps": 2 * bench.scale.steps, "per_device_train_batch_size": bench.scale.batch_size}
+        settings |= dict.fromkeys(
+            ("num_generations", "max_completion_length", "beta", "loss_type", "scale_rewards", "guard_steps")
+        )
+        settings["vllm_importance_sampling_correction"] = None
+        bench.test(f"o1_pruner offline#{seed}", bench.train_rl("o1_pruner", rows, seed, **settings))
+
+    return arm
+
+
+def pairs(name: str, method: str, objective: str, **settings: object) -> Arm:
+    """Preference pairs of the base's traces."""
+
+    def arm(bench: RLBench) -> None:
+        rows = bench.rows(name, method, bench.traces, **settings)
+        training = {"objective": objective, "times": 0.5, "learning_rate": 5e-5, "per_device_train_batch_size": 32}
+        bench.test(name, bench.train(name, rows, **training))
+
+    return arm
+
+
+def shortest(bench: RLBench) -> None:
+    rows = bench.rows("shortest_correct", "shortest_correct", bench.traces)
+    bench.test("shortest_correct", bench.train("shortest_correct", rows))
+
+
+def lcpo(form: str) -> Arm:
+    def arm(bench: RLBench) -> None:
+        from efficient_reasoning.inference.l1 import L1Exact, L1Max
+
+        scale, sentence = bench.scale, {"exact": L1Exact, "max": L1Max}[form].sentence
+        low, high = scale.budgets[1], scale.budgets[-2]
+        whole = bench.rows(f"lcpo_{form}-sft", "truncated", bench.traces, model=bench.base, keep_ratio=1.0)
+        told = bench.out / "rows" / f"lcpo_{form}-told.jsonl"
+        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high))
+        start = bench.train(f"lcpo_{form}-sft", told)
+        strategies, budgets = [f"l1-{form}"], list(scale.budgets)
+        bench.test(f"lcpo_{form} before", start, strategies, budgets, samples=1)
+        rows = bench.out / "rows" / f"lcpo_{form}.jsonl"
+        drawn = {"task": scale.task, "model": bench.base, "form": form, "num_problems": scale.problems, "out": rows}
+        drawn |= {"min_budget_tokens": low, "max_budget_tokens": high}
+        bench.command("data", "length_budgets", *flags(drawn))
+        parameters = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for budgets of up to 4,000 tokens
+        settings = {"model": start, "reward": f"lcpo_{form}", "reward_parameters": parameters}
+        model = bench.train_rl(f"lcpo_{form}", rows, max_steps=2 * scale.rl_steps, **settings)
+        bench.test(f"lcpo_{form}", model, strategies, budgets, samples=1)
+
+    return arm
+
+
+def by_lot(rows, sentence: str, low: int, high: int):
+    """SFT rows behind a budget that says nothing of their length."""
+    from efficient_reasoning.prompts import add_control
+
+    lot = random.Random(0)
+    for row in rows:
+        yield row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=lot.randint(low, high))}")}
+
+
+SEEDS = range(3)
+ARMS: Arms = {
+    "hull": hull,
+    "lcpo_exact": lcpo("exact"),
+    "lcpo_max": lcpo("max"),
+    **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.2}) for seed in SEEDS},
+    **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.2}, algorithm="ppo") for seed in SEEDS},
+    "accuracy": online("accuracy", "accuracy"),
+    **{
+        f"arora_zanette {alpha}": online(f"arora_zanette {alpha}", "arora_zanette", 0, {"alpha": alpha})
+        for alpha in (0.05, 0.1, 0.2, 0.4)
+    },
+    **{f"o1_pruner offline#{seed}": offline(seed) for seed in SEEDS},
+    "dler": online("dler", "accuracy", algorithm="dler", max_completion_length="limit", scale_rewards="batch"),
+    "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
+    "o1_pruner online": online("o1_pruner online", "o1_pruner", scale_rewards="batch"),
+    "dast online": online("dast online", "dast", scale_rewards="batch"),
+    "cosine": online("cosine", "cosine", scale_rewards="batch"),
+    "shorter_better": online("shorter_better", "shorter_better", scale_rewards="batch"),
+    "hapo": online("hapo", "hapo", scale_rewards="batch"),
+    "laser_d": online("laser_d", "laser_d", scale_rewards="batch"),
+    "dast": pairs("dast", "dast_pairs", "simpo", max_tokens=320),
+    "shortest_correct": shortest,
+    "dpo": pairs("dpo", "long2short_pairs", "dpo"),
+}
+
+
+def kept(out: Path) -> str:
+    """How the responses to each budget lie to it, for every arm that was asked for some."""
+    lines = [
+        "| arm | budget | accuracy | tokens | mean error | longer | Spearman |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for path in sorted((out / "points").glob("lcpo*.npz")):
+        with np.load(path) as arrays:
+            points = sorted((int(name.partition("@")[2]), values) for name, values in arrays.items())
+        asked = np.concatenate([np.full(values[..., 1].size, budget) for budget, values in points])
+        got = np.concatenate([values[..., 1].ravel() for _, values in points])
+        rank = np.corrcoef(ranks(asked), ranks(got))[0, 1]
+        for budget, values in points:
+            tokens = values[..., 1].astype(float)
+            lines.append(
+                f"| {path.stem} | {budget} | {values[..., 0].mean():.1%} | {tokens.mean():.1f} "
+                f"| {np.abs(tokens - budget).mean():.1f} | {(tokens > budget).mean():.1%} | {rank:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Of equal values the mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+if __name__ == "__main__":
+    run_bench(RLBench, ARMS, SCALES, "runs/rl", __doc__, {"budgets.md": kept})
