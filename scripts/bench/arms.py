@@ -154,8 +154,9 @@ class Bench:
         budgets: Sequence[int | None] = (None,),
         adapter_scale: float | None = None,
         samples: int | None = None,
+        behind: str = "",
     ) -> None:
-        """Let a model solve the test problems; OUT/points/NAME.npz holds what counts of it."""
+        """Let a model solve the test problems, with a text behind each; OUT/points/NAME.npz holds what counts."""
         from efficient_reasoning import load_reasoner
         from efficient_reasoning.traces import read_traces, sample_traces
 
@@ -166,7 +167,7 @@ class Bench:
         points.parent.mkdir(parents=True, exist_ok=True)
         sample_traces(
             load_reasoner(str(model), adapter_scale=adapter_scale),
-            self.problems,
+            [problem | {"question": problem["question"] + behind} for problem in self.problems],
             strategies=strategies,
             budgets=budgets,
             samples_per_problem=samples or self.scale.test_samples,

@@ -95,9 +95,7 @@ def online(name: str, reward: str, seed: int = 0, parameters: dict | None = None
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"{name}-{seed}", "reference_lengths", bench.traces)
         paid = {"reward": reward, "reward_parameters": json.dumps(parameters or {})}
-        own = {
-            key: bench.scale.limit_tokens if value == "limit" else value for key, value in settings.items()
-        }
+        own = {key: bench.scale.limit_tokens if value == "limit" else value for key, value in settings.items()}
         bench.test(f"{name}#{seed}", bench.train_rl(name, rows, seed, **paid | own))
 
     return arm
@@ -145,8 +143,7 @@ def lcpo(form: str) -> Arm:
         told = bench.out / "rows" / f"lcpo_{form}-told.jsonl"
         write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high))
         start = bench.train(f"lcpo_{form}-sft", told)
-        strategies, budgets = [f"l1-{form}"], list(scale.budgets)
-        bench.test(f"lcpo_{form} before", start, strategies, budgets, samples=1)
+        self_control(bench, f"lcpo_{form} before", start, sentence)
         rows = bench.out / "rows" / f"lcpo_{form}.jsonl"
         drawn = {"task": scale.task, "model": bench.base, "form": form, "num_problems": scale.problems, "out": rows}
         drawn |= {"min_budget_tokens": low, "max_budget_tokens": high}
@@ -154,9 +151,17 @@ def lcpo(form: str) -> Arm:
         parameters = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for budgets of up to 4,000 tokens
         settings = {"model": start, "reward": f"lcpo_{form}", "reward_parameters": parameters}
         model = bench.train_rl(f"lcpo_{form}", rows, max_steps=2 * scale.rl_steps, **settings)
-        bench.test(f"lcpo_{form}", model, strategies, budgets, samples=1)
+        self_control(bench, f"lcpo_{form}", model, sentence)
+        bench.test(f"lcpo_{form} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
 
     return arm
+
+
+def self_control(bench: RLBench, name: str, model: Path, sentence: str) -> None:
+    """Ask for every budget, and enforce none."""
+    for budget in bench.scale.budgets:
+        asked = f" {sentence.format(tokens=budget)}"
+        bench.test(f"{name} asked {budget}", model, samples=1, behind=asked)
 
 
 def by_lot(rows, sentence: str, low: int, high: int):
@@ -196,21 +201,25 @@ ARMS: Arms = {
 
 
 def kept(out: Path) -> str:
-    """How the responses to each budget lie to it, for every arm that was asked for some."""
+    """How responses lie to the budget that was asked for, and is not enforced."""
     lines = [
         "| arm | budget | accuracy | tokens | mean error | longer | Spearman |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for path in sorted((out / "points").glob("lcpo*.npz")):
+    found: dict[str, list[tuple[int, np.ndarray]]] = {}
+    for path in (out / "points").glob("lcpo* asked *.npz"):
+        arm, _, budget = path.stem.partition(" asked ")
         with np.load(path) as arrays:
-            points = sorted((int(name.partition("@")[2]), values) for name, values in arrays.items())
+            found.setdefault(arm, []).append((int(budget), arrays["budget-forcing@None"]))
+    for arm, points in sorted(found.items()):
+        points.sort(key=lambda point: point[0])
         asked = np.concatenate([np.full(values[..., 1].size, budget) for budget, values in points])
         got = np.concatenate([values[..., 1].ravel() for _, values in points])
         rank = np.corrcoef(ranks(asked), ranks(got))[0, 1]
         for budget, values in points:
             tokens = values[..., 1].astype(float)
             lines.append(
-                f"| {path.stem} | {budget} | {values[..., 0].mean():.1%} | {tokens.mean():.1f} "
+                f"| {arm} | {budget} | {values[..., 0].mean():.1%} | {tokens.mean():.1f} "
                 f"| {np.abs(tokens - budget).mean():.1f} | {(tokens > budget).mean():.1%} | {rank:.3f} |"
             )
     return "\n".join(lines)
