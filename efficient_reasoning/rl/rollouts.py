@@ -120,8 +120,9 @@ def engine_rollouts(
             "logprobs": None,
         }
         if with_logprobs:
+            # TRL takes none for a token that is not to be weighted: nobody drew those that were forced.
             rolled_out["logprobs"] = [
-                [*[0.0] * len(opening.ids), *one.logprobs] for opening, one in zip(openings, completions, strict=True)
+                [*[None] * len(opening.ids), *one.logprobs] for opening, one in zip(openings, completions, strict=True)
             ]
         if empty_share:
             rolled_out["closes"] = [opening.closes for opening in openings]
