@@ -1,4 +1,4 @@
-"""Reinforcement learning with a length reward: GRPO, AdaptThink, DLER, PPO, or offline.
+"""Reinforcement learning with a length reward: GRPO, RLOO, PPO, DLER, AdaptThink, or offline.
 
 1. All but `algorithm: offline` take rows with `prompt`, `answer` and `task` (the verifier), and what the reward needs:
    `efficient-reasoning data reference_lengths` writes it from traces, `length_budgets` from problems. The
@@ -30,6 +30,7 @@ _CONFIGS = {
     "adaptthink": "efficient_reasoning.rl.adaptthink:AdaptThinkConfig",
     "dler": "efficient_reasoning.rl.dler:DLERConfig",
     "ppo": "efficient_reasoning.rl.ppo:PPOConfig",
+    "rloo": "efficient_reasoning.rl.rloo:RLOOConfig",
     "offline": "efficient_reasoning.rl.offline:OfflineConfig",
 }
 _TRAINERS = {
@@ -37,6 +38,7 @@ _TRAINERS = {
     "adaptthink": ("adaptthink", "AdaptThinkTrainer"),
     "dler": ("dler", "DLERTrainer"),
     "ppo": ("ppo", "PPOTrainer"),
+    "rloo": ("rloo", "RLOOTrainer"),
 }
 
 
@@ -51,7 +53,7 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
-    algorithm: Literal["grpo", "adaptthink", "dler", "ppo", "offline"] = field(
+    algorithm: Literal["grpo", "adaptthink", "dler", "ppo", "rloo", "offline"] = field(
         default="grpo", metadata={"help": "What makes advantages of rewards."}
     )
     guard_steps: int = field(

@@ -34,7 +34,7 @@ def check_settings(reward: LengthReward, config: GRPOConfig) -> None:
     name = reward.__name__
     by_group = {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}
     for key, value in by_group.items():
-        if getattr(config, key) == value and name not in _NO_LENGTH_TERM:
+        if getattr(config, key, None) == value and name not in _NO_LENGTH_TERM:
             raise BadInput(
                 f"{key} is {value}, which divides the weight of reward {name}'s length term out again in every group "
                 "that is all correct; leave it out."

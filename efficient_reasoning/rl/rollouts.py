@@ -43,6 +43,8 @@ def engine_rollouts(
 ) -> Callable[[list, GRPOTrainer], dict]:
     """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times, and no other column.
 
+    Prompts may be ids already.
+
     It returns log-probabilities where `config.vllm_importance_sampling_correction` wants them (`rollout_correction`).
     No completion is empty: an engine draws a token before it looks at any limit, and ids keep the end token.
 
@@ -60,7 +62,8 @@ def engine_rollouts(
     for name, neutral in _NEUTRAL.items():
         if getattr(config, name) not in neutral:
             raise BadInput(f"{name} is {getattr(config, name)!r}, which rollouts do not know; leave it out.")
-    if config.vllm_importance_sampling_correction:
+    with_logprobs = getattr(config, "vllm_importance_sampling_correction", False)  # RLOO corrects nothing
+    if with_logprobs:
         _check_correction(config)
 
     from efficient_reasoning.inference.engine import Sampling
@@ -90,9 +93,10 @@ def engine_rollouts(
 
         encoded = []  # once for all copies of a prompt, or tokenising would show beside decoding on a GPU
         for prompt, repeats in itertools.groupby(prompts):
-            encoded += [encode_prompt(thinking.tokenizer, prompt)] * len(list(repeats))
+            is_encoded = isinstance(prompt, list) and isinstance(prompt[0], int)
+            ids = prompt if is_encoded else encode_prompt(thinking.tokenizer, prompt)
+            encoded += [ids] * len(list(repeats))
         seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
-        with_logprobs = config.vllm_importance_sampling_correction
         openings = [
             _opening(thinking, ids, empty_share, index % config.num_generations, config.num_generations)
             for index, ids in enumerate(encoded)

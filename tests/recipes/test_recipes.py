@@ -132,6 +132,22 @@ def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monke
     assert losses[-1] < losses[0] / 2  # all are paid -0.9: the critic learns that first
 
 
+def test_rloo_trains_on_rollouts_of_the_engine(argv, tmp_path, monkeypatch):
+    from efficient_reasoning.inference.graph_engine import GraphEngine
+
+    drawn = []
+    generate = GraphEngine.generate
+    monkeypatch.setattr(
+        GraphEngine, "generate", lambda self, requests: drawn.append(requests) or generate(self, requests)
+    )
+    settings = {"algorithm": "rloo", "reward": "o1_pruner", "max_steps": 4}
+    run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
+    assert [len(requests) for requests in drawn] == [4] * 4
+    run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
+    assert check_output(tmp_path / "run").method == "rloo o1_pruner"
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("algorithm", ["adaptthink", "dler"])
 def test_further_algorithms_train_and_resume(argv, tmp_path, monkeypatch, algorithm):
     settings = {"algorithm": algorithm, "max_steps": 4, "reward": "accuracy"}
@@ -361,7 +377,7 @@ CASES = [
     ("rl_length", {"reward": "kimmi"}, "Unknown length reward 'kimmi', did you mean kimi"),
     ("rl_length", {"reward_parameters": "{wieght: 1}"}, "no parameter 'wieght', did you mean weight"),
     ("rl_length", {"reward_parameters": "{weight: high}"}, "weight must be a number, found 'high'"),
-    ("rl_length", {"algorithm": "rloo"}, "algorithm must be .*grpo.*ppo.*found 'rloo'"),
+    ("rl_length", {"algorithm": "rlo"}, "algorithm must be .*grpo.*ppo.*found 'rlo'"),
     ("rl_length", {"algorithm": "ppo", "gae_lambda": 1.5}, "gae_lambda is 1.5; give a number between 0 and 1"),
     ("rl_length", {"algorithm": "ppo", "value_clip": 0}, "value_clip is 0; give a number above 0"),
     ("rl_length", {"algorithm": "ppo", "use_vllm": True}, "leave out use_vllm with ppo"),
