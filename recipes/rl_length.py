@@ -81,7 +81,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     from efficient_reasoning.rewards import get_length_reward, takes
     from efficient_reasoning.rl.guards import CollapseGuard, check_settings
     from efficient_reasoning.rl.reward_memory import RewardMemory
-    from efficient_reasoning.rl.rollouts import engine_rollouts
+    from efficient_reasoning.rl.rollouts import EngineRollouts
     from efficient_reasoning.training.rows import budget_range
 
     rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
@@ -105,7 +105,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
         config.chat_template_kwargs = template_kwargs(base.tokenizer) | (config.chat_template_kwargs or {})
     else:
         empty_share = getattr(config, "empty_share", 0.0)
-        rollouts = engine_rollouts(base.thinking, config, config.torch_compile, empty_share)
+        rollouts = EngineRollouts(base.thinking, config, config.torch_compile, empty_share)
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return

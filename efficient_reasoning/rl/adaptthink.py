@@ -12,7 +12,7 @@
    would compare modes, of which one was forced; Aref is the accuracy of the reference model on the problem, a column
    that `efficient-reasoning data reference_lengths` writes.
 
-    AdaptThinkTrainer(..., rollout_func=engine_rollouts(thinking, config, empty_share=config.empty_share))
+    AdaptThinkTrainer(..., rollout_func=EngineRollouts(thinking, config, empty_share=config.empty_share))
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 3. A group whose responses are all paid alike teaches nothing. Under a hard limit these are most; so they are dropped,
    and the batch is filled up from further prompts (dynamic sampling, DAPO, arXiv 2503.14476), which TRL does not do.
 
-    DLERTrainer(..., rollout_func=engine_rollouts(thinking, config))
+    DLERTrainer(..., rollout_func=EngineRollouts(thinking, config))
 """
 
 from __future__ import annotations

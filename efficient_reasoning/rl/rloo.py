@@ -3,7 +3,7 @@
 A response's advantage is its reward less the mean of the others of its group, and its ratio is that of the whole
 response. TRL's RLOO corrects nothing where another program draws otherwise than the trainer computes, vLLM included.
 
-    RLOOTrainer(..., rollout_func=engine_rollouts(thinking, config))
+    RLOOTrainer(..., rollout_func=EngineRollouts(thinking, config))
 """
 
 from __future__ import annotations

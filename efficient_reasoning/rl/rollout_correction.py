@@ -11,7 +11,7 @@
 4. It costs a forward pass without gradients over every batch of completions, which TRL otherwise spares where a batch
    serves one update. Where engine and trainer compute alike (a CPU without autocast) all weights are 1: turn it off.
 
-    CorrectedGRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
+    CorrectedGRPOTrainer(..., rollout_func=EngineRollouts(thinking, config))
 """
 
 from __future__ import annotations

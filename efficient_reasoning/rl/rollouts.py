@@ -5,7 +5,7 @@ longest; the engine lets a row go when it is done. Every response samples from a
 decodes with a copy of the weights, in bf16 where training is, which is refreshed in place before every batch: captured
 steps read it where it is. What the copy computes otherwise than the trainer, `CorrectedGRPOTrainer` corrects.
 
-    CorrectedGRPOTrainer(..., rollout_func=engine_rollouts(thinking, config))
+    CorrectedGRPOTrainer(..., rollout_func=EngineRollouts(thinking, config))
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from efficient_reasoning.errors import BadInput
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import GRPOConfig, GRPOTrainer
 
-    from efficient_reasoning.inference.engine import Engine
+    from efficient_reasoning.inference.engine import Completion, Engine, Request
 
 # Settings of GRPOConfig that the engine does not have, and what they are when they change nothing.
 _NEUTRAL = {
@@ -38,15 +38,12 @@ _NEUTRAL = {
 _WHOLE = {"top_p": 1.0, "top_k": 0}
 
 
-def engine_rollouts(
-    thinking: ThinkingFormat, config: GRPOConfig, compile_step: bool = False, empty_share: float = 0.0
-) -> Callable[[list, GRPOTrainer], dict]:
+class EngineRollouts:
     """A `rollout_func` for GRPOTrainer, which hands it every prompt `num_generations` times, and no other column.
 
-    Prompts may be ids already.
-
     It returns log-probabilities where `config.vllm_importance_sampling_correction` wants them (`rollout_correction`).
-    No completion is empty: an engine draws a token before it looks at any limit, and ids keep the end token.
+    No completion is empty: an engine draws a token before it looks at any limit, and ids keep the end token. Prompts
+    may be ids already.
 
     Args:
         thinking: delimiters, tokenizer and end tokens of the model that is trained.
@@ -59,46 +56,36 @@ def engine_rollouts(
     Raises:
         BadInput: a setting that the engine does not have, or one that the correction does not go with.
     """
-    for name, neutral in _NEUTRAL.items():
-        if getattr(config, name) not in neutral:
-            raise BadInput(f"{name} is {getattr(config, name)!r}, which rollouts do not know; leave it out.")
-    with_logprobs = getattr(config, "vllm_importance_sampling_correction", False)  # RLOO corrects nothing
-    if with_logprobs:
-        _check_correction(config)
 
-    from efficient_reasoning.inference.engine import Sampling
+    def __init__(
+        self, thinking: ThinkingFormat, config: GRPOConfig, compile_step: bool = False, empty_share: float = 0.0
+    ):
+        for name, neutral in _NEUTRAL.items():
+            if getattr(config, name) not in neutral:
+                raise BadInput(f"{name} is {getattr(config, name)!r}, which rollouts do not know; leave it out.")
+        self.with_logprobs = getattr(config, "vllm_importance_sampling_correction", False)  # RLOO corrects nothing
+        if self.with_logprobs:
+            _check_correction(config)
+        os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it says of `rollout_func` that it may change
+        self.thinking, self.config = thinking, config
+        self.compile_step, self.empty_share = compile_step, empty_share
+        self._engine: Engine | None = None  # made for the first batch
 
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it says of `rollout_func` that it may change
-    sampling = Sampling(config.temperature, config.top_p, config.top_k)
-
-    engines: list = []  # the one that is made for the first batch
-
-    def engine_of(model: PreTrainedModel, rows: int) -> Engine:
-        from efficient_reasoning.inference.reasoner import torch_engine
-
-        on_gpu = model.device.type == "cuda"
-        if not engines:
-            own = _copy(model, config.bf16) if on_gpu else model
-            ends = (thinking.eos_ids, thinking.tokenizer.pad_token_id)
-            engines.append(torch_engine(own, *ends, rows=rows, compile_step=compile_step)[1])
-        if on_gpu:
-            engines[0].refresh(model)
-        return engines[0]
-
-    def roll_out(prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
+    def __call__(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
         import torch
-        from trl.models import unwrap_model_for_generation
 
-        from efficient_reasoning.inference.engine import Request
+        from efficient_reasoning.inference.engine import Request, Sampling
 
+        config = self.config
+        sampling = Sampling(config.temperature, config.top_p, config.top_k)
         encoded = []  # once for all copies of a prompt, or tokenising would show beside decoding on a GPU
         for prompt, repeats in itertools.groupby(prompts):
             is_encoded = isinstance(prompt, list) and isinstance(prompt[0], int)
-            ids = prompt if is_encoded else encode_prompt(thinking.tokenizer, prompt)
+            ids = prompt if is_encoded else encode_prompt(self.thinking.tokenizer, prompt)
             encoded += [ids] * len(list(repeats))
         seeds = torch.randint(2**31, (len(prompts),)).tolist()  # from the generator that checkpoints restore
         openings = [
-            _opening(thinking, ids, empty_share, index % config.num_generations, config.num_generations)
+            _opening(self.thinking, ids, self.empty_share, index % config.num_generations, config.num_generations)
             for index, ids in enumerate(encoded)
         ]
         requests = [
@@ -107,35 +94,47 @@ def engine_rollouts(
                 config.max_completion_length - len(opening.ids),
                 sampling,
                 seed,
-                logprobs=with_logprobs,
+                logprobs=self.with_logprobs,
                 forbidden_first_ids=opening.forbidden,
             )
             for ids, seed, opening in zip(encoded, seeds, openings, strict=True)
         ]
+        drawn = list(zip(openings, self.generate(requests, trainer), strict=True))
+        rolled_out = {
+            "prompt_ids": encoded,
+            "completion_ids": [[*opening.ids, *one.ids] for opening, one in drawn],
+            "logprobs": None,
+        }
+        if self.with_logprobs:
+            # TRL takes none for a token that is not to be weighted: nobody drew those that were forced.
+            rolled_out["logprobs"] = [[*[None] * len(opening.ids), *one.logprobs] for opening, one in drawn]
+        if self.empty_share:
+            rolled_out["closes"] = [opening.closes for opening in openings]
+            rolled_out["env_mask"] = [[*opening.mask, *[1] * len(one.ids)] for opening, one in drawn]
+        return rolled_out
+
+    def generate(self, requests: Sequence[Request], trainer: GRPOTrainer) -> list[Completion]:
+        """Completions of the policy as it is; all processes have to call."""
+        from trl.models import unwrap_model_for_generation
+
         with unwrap_model_for_generation(
             trainer.model_wrapped,
             trainer.accelerator,
-            gradient_checkpointing_kwargs=config.gradient_checkpointing_kwargs,
+            gradient_checkpointing_kwargs=self.config.gradient_checkpointing_kwargs,
         ) as model:
-            completions = engine_of(model, len(requests)).generate(requests)
-        rolled_out = {
-            "prompt_ids": encoded,
-            "completion_ids": [[*opening.ids, *one.ids] for opening, one in zip(openings, completions, strict=True)],
-            "logprobs": None,
-        }
-        if with_logprobs:
-            # TRL takes none for a token that is not to be weighted: nobody drew those that were forced.
-            rolled_out["logprobs"] = [
-                [*[None] * len(opening.ids), *one.logprobs] for opening, one in zip(openings, completions, strict=True)
-            ]
-        if empty_share:
-            rolled_out["closes"] = [opening.closes for opening in openings]
-            rolled_out["env_mask"] = [
-                [*opening.mask, *[1] * len(one.ids)] for opening, one in zip(openings, completions, strict=True)
-            ]
-        return rolled_out
+            return self._engine_of(model, len(requests)).generate(requests)
 
-    return roll_out
+    def _engine_of(self, model: PreTrainedModel, rows: int) -> Engine:
+        from efficient_reasoning.inference.reasoner import torch_engine
+
+        on_gpu = model.device.type == "cuda"
+        if self._engine is None:
+            own = _copy(model, self.config.bf16) if on_gpu else model
+            ends = (self.thinking.eos_ids, self.thinking.tokenizer.pad_token_id)
+            self._engine = torch_engine(own, *ends, rows=rows, compile_step=self.compile_step)[1]
+        if on_gpu:
+            self._engine.refresh(model)
+        return self._engine
 
 
 class _Opening(NamedTuple):

@@ -44,7 +44,7 @@ def train(arm: str, seed: int, steps: int, completions: int, new_tokens: int) ->
     from efficient_reasoning.prompts import make_prompt
     from efficient_reasoning.rewards import get_length_reward
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
-    from efficient_reasoning.rl.rollouts import engine_rollouts
+    from efficient_reasoning.rl.rollouts import EngineRollouts
     from efficient_reasoning.training import load_base
 
     base = load_base("overthinker")
@@ -81,7 +81,7 @@ def train(arm: str, seed: int, steps: int, completions: int, new_tokens: int) ->
         )
         kind, rollouts = GRPOTrainer, None
         if arm == "engine":
-            kind, rollouts = CorrectedGRPOTrainer, engine_rollouts(base.thinking, config)
+            kind, rollouts = CorrectedGRPOTrainer, EngineRollouts(base.thinking, config)
         trainer = kind(
             base.path,
             get_length_reward("kimi", thinking=base.thinking),

@@ -39,7 +39,7 @@ def timings(arm: str, steps: int, completions: int, new_tokens: int, shape: str)
     from efficient_reasoning.problems import load_problems
     from efficient_reasoning.prompts import make_prompt
     from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
-    from efficient_reasoning.rl.rollouts import engine_rollouts
+    from efficient_reasoning.rl.rollouts import EngineRollouts
     from efficient_reasoning.training import load_base
 
     base = load_base("overthinker")
@@ -78,7 +78,7 @@ def timings(arm: str, steps: int, completions: int, new_tokens: int, shape: str)
 
         kind, rollouts = GRPOTrainer, None
         if arm in ENGINE_ARMS:
-            kind, rollouts = CorrectedGRPOTrainer, engine_rollouts(base.thinking, config, compile_step=compiled)
+            kind, rollouts = CorrectedGRPOTrainer, EngineRollouts(base.thinking, config, compile_step=compiled)
         trainer = kind(
             model, short, config, train_dataset=rows, processing_class=base.tokenizer, rollout_func=rollouts
         )

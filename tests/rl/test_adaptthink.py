@@ -13,7 +13,7 @@ from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rewards import get_length_reward
 from efficient_reasoning.rl.adaptthink import AdaptThinkConfig, AdaptThinkTrainer, drawn_by_lot, lot_weight
-from efficient_reasoning.rl.rollouts import engine_rollouts
+from efficient_reasoning.rl.rollouts import EngineRollouts
 from efficient_reasoning.thinking import ThinkingFormat
 
 
@@ -44,7 +44,7 @@ def build(model: str, folder: Path, rows=None, reward: str = "accuracy", **setti
         args=config,
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        rollout_func=engine_rollouts(thinking, config, empty_share=config.empty_share),
+        rollout_func=EngineRollouts(thinking, config, empty_share=config.empty_share),
     )
 
 

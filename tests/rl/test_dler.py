@@ -10,7 +10,7 @@ from datasets import Dataset
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rl.dler import DLERConfig, DLERTrainer
-from efficient_reasoning.rl.rollouts import engine_rollouts
+from efficient_reasoning.rl.rollouts import EngineRollouts
 from efficient_reasoning.thinking import ThinkingFormat
 
 
@@ -41,7 +41,7 @@ def build(model: str, folder: Path, reward: Taught, **settings) -> DLERTrainer:
         args=config,
         train_dataset=Dataset.from_list([{"prompt": f"Compute {n} + 3.\n", "number": n} for n in range(40)]),
         processing_class=tokenizer,
-        rollout_func=engine_rollouts(ThinkingFormat.from_tokenizer(tokenizer), config),
+        rollout_func=EngineRollouts(ThinkingFormat.from_tokenizer(tokenizer), config),
     )
 
 

@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from efficient_reasoning.inference import graph_engine
 from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
-from efficient_reasoning.rl.rollouts import _copy, engine_rollouts
+from efficient_reasoning.rl.rollouts import EngineRollouts, _copy
 from efficient_reasoning.training import load_base
 
 NEW_TOKENS = 12
@@ -67,7 +67,7 @@ def make_trainer(tmp_path, tiny_model):
             train_dataset=rows,
             eval_dataset=rows.select(range(2)),
             processing_class=base.tokenizer,
-            rollout_func=engine_rollouts(base.thinking, config, compile_step),
+            rollout_func=EngineRollouts(base.thinking, config, compile_step),
         )
 
     return make

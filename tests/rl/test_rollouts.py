@@ -13,7 +13,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import Request, Sampling
 from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.transformers_engine import TransformersEngine
-from efficient_reasoning.rl.rollouts import _copy, engine_rollouts
+from efficient_reasoning.rl.rollouts import EngineRollouts, _copy
 from efficient_reasoning.thinking import ThinkingFormat
 
 PROMPTS = ["Compute 3 + 4.\n", "Compute 3 + 4.\n", "Compute 12 + 40 - 7.\n", "Compute 12 + 40 - 7.\n"]
@@ -45,7 +45,7 @@ def config(tmp_path, **changes) -> GRPOConfig:
 
 
 def test_greedy_rollouts_equal_generate(tmp_path, trainer, thinking):
-    rolled = engine_rollouts(thinking, config(tmp_path, temperature=0.0))(PROMPTS, trainer)
+    rolled = EngineRollouts(thinking, config(tmp_path, temperature=0.0))(PROMPTS, trainer)
     for prompt, prompt_ids, completion_ids in zip(
         PROMPTS, rolled["prompt_ids"], rolled["completion_ids"], strict=True
     ):
@@ -58,7 +58,7 @@ def test_greedy_rollouts_equal_generate(tmp_path, trainer, thinking):
 
 
 def test_log_probabilities_are_those_of_the_policy_at_its_temperature(tmp_path, trainer, thinking):
-    rolled = engine_rollouts(thinking, config(tmp_path, temperature=0.7))(PROMPTS, trainer)
+    rolled = EngineRollouts(thinking, config(tmp_path, temperature=0.7))(PROMPTS, trainer)
     for prompt_ids, completion_ids, logprobs in zip(
         rolled["prompt_ids"], rolled["completion_ids"], rolled["logprobs"], strict=True
     ):
@@ -70,7 +70,7 @@ def test_log_probabilities_are_those_of_the_policy_at_its_temperature(tmp_path, 
 
 def test_without_the_correction_there_are_none(tmp_path, trainer, thinking):
     settings = config(tmp_path, vllm_importance_sampling_correction=False)
-    assert engine_rollouts(thinking, settings)(PROMPTS, trainer)["logprobs"] is None
+    assert EngineRollouts(thinking, settings)(PROMPTS, trainer)["logprobs"] is None
 
 
 def test_a_response_that_ends_at_once_is_not_empty(tmp_path, trainer, thinking):
@@ -81,13 +81,13 @@ def test_a_response_that_ends_at_once_is_not_empty(tmp_path, trainer, thinking):
         embeddings.fill_(1.0)
         trainer.model_wrapped.model.norm.weight.fill_(1.0)
         embeddings[end] = 1e3
-    rolled = engine_rollouts(thinking, config(tmp_path))(PROMPTS, trainer)
+    rolled = EngineRollouts(thinking, config(tmp_path))(PROMPTS, trainer)
     assert rolled["completion_ids"] == [[end]] * len(PROMPTS)
     assert rolled["logprobs"] == [[pytest.approx(0)]] * len(PROMPTS)
 
 
 def test_samples_of_a_prompt_differ_and_follow_the_generator(tmp_path, trainer, thinking):
-    roll_out = engine_rollouts(thinking, config(tmp_path))
+    roll_out = EngineRollouts(thinking, config(tmp_path))
     torch.manual_seed(0)
     first, second = (roll_out(PROMPTS, trainer)["completion_ids"] for _ in range(2))
     assert first[0] != first[1]
@@ -98,7 +98,7 @@ def test_samples_of_a_prompt_differ_and_follow_the_generator(tmp_path, trainer, 
 
 def test_checkpointing_is_back_on_after_the_rollouts(tmp_path, trainer, thinking):
     trainer.model_wrapped.gradient_checkpointing_enable()
-    engine_rollouts(thinking, config(tmp_path))(PROMPTS, trainer)
+    EngineRollouts(thinking, config(tmp_path))(PROMPTS, trainer)
     assert trainer.model_wrapped.is_gradient_checkpointing
 
 
@@ -116,7 +116,7 @@ def test_checkpointing_is_back_on_after_the_rollouts(tmp_path, trainer, thinking
 def test_settings_that_the_engine_lacks_are_refused(tmp_path, thinking, changes):
     [name] = changes
     with pytest.raises(BadInput, match=f"{name} is .*, which rollouts do not know; leave it out"):
-        engine_rollouts(thinking, config(tmp_path, **changes))
+        EngineRollouts(thinking, config(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_settings_that_the_engine_lacks_are_refused(tmp_path, thinking, changes)
 )
 def test_a_distribution_that_is_cut_is_refused_with_the_correction(tmp_path, thinking, changes, remedy):
     with pytest.raises(BadInput, match=remedy):
-        engine_rollouts(thinking, config(tmp_path, **changes))
-    engine_rollouts(thinking, config(tmp_path, vllm_importance_sampling_correction=False, **changes))
+        EngineRollouts(thinking, config(tmp_path, **changes))
+    EngineRollouts(thinking, config(tmp_path, vllm_importance_sampling_correction=False, **changes))
 
 
 def test_weights_of_whole_responses_are_refused_where_the_loss_wants_those_of_tokens(tmp_path, thinking):
     with pytest.raises(BadInput, match=r"mode is sequence_mask, .*; set it to token_truncate or token_mask"):
-        engine_rollouts(thinking, config(tmp_path, loss_type="vespo"))
+        EngineRollouts(thinking, config(tmp_path, loss_type="vespo"))
 
 
 def test_the_copy_that_captured_steps_read_follows_the_weights(trainer, thinking):
