@@ -1,4 +1,4 @@
-"""Reinforcement learning with a length reward: GRPO, RLOO, PPO, DLER, AdaptThink, or offline.
+"""Reinforcement learning with a length reward: GRPO, RLOO, PPO, DLER, AdaptThink, MRT, or offline.
 
 1. All but `algorithm: offline` take rows with `prompt`, `answer` and `task` (the verifier), and what the reward needs:
    `efficient-reasoning data reference_lengths` writes it from traces, `length_budgets` from problems. The
@@ -12,11 +12,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
+from efficient_reasoning.rl.algorithms import CONFIGS
 from efficient_reasoning.training import FinetuningArguments
 
 if TYPE_CHECKING:
@@ -24,22 +24,6 @@ if TYPE_CHECKING:
 
     from efficient_reasoning.rl.offline import OfflineConfig
     from efficient_reasoning.training.base import Base
-
-_CONFIGS = {
-    "grpo": "efficient_reasoning.rl.config:LengthRewardConfig",
-    "adaptthink": "efficient_reasoning.rl.adaptthink:AdaptThinkConfig",
-    "dler": "efficient_reasoning.rl.dler:DLERConfig",
-    "ppo": "efficient_reasoning.rl.ppo:PPOConfig",
-    "rloo": "efficient_reasoning.rl.rloo:RLOOConfig",
-    "offline": "efficient_reasoning.rl.offline:OfflineConfig",
-}
-_TRAINERS = {
-    "grpo": ("rollout_correction", "CorrectedGRPOTrainer"),
-    "adaptthink": ("adaptthink", "AdaptThinkTrainer"),
-    "dler": ("dler", "DLERTrainer"),
-    "ppo": ("ppo", "PPOTrainer"),
-    "rloo": ("rloo", "RLOOTrainer"),
-}
 
 
 @dataclass(kw_only=True)
@@ -53,7 +37,7 @@ class LengthRewardArguments(FinetuningArguments):
     reward_shaping: dict = field(
         default_factory=dict, metadata={"help": "When the length counts, such as {gate: batch, warmup_batches: 20}."}
     )
-    algorithm: Literal["grpo", "adaptthink", "dler", "ppo", "rloo", "offline"] = field(
+    algorithm: Literal["grpo", "adaptthink", "dler", "mrt", "ppo", "rloo", "offline"] = field(
         default="grpo", metadata={"help": "What makes advantages of rewards."}
     )
     guard_steps: int = field(
@@ -66,7 +50,7 @@ class LengthRewardArguments(FinetuningArguments):
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, config = parse(LengthRewardArguments, trainer={"algorithm": _CONFIGS}, argv=argv, doc=__doc__)
+    arguments, config = parse(LengthRewardArguments, trainer={"algorithm": CONFIGS}, argv=argv, doc=__doc__)
     from efficient_reasoning import training
 
     training.start(arguments, config)
@@ -79,6 +63,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, takes
+    from efficient_reasoning.rl.algorithms import trainer_class
     from efficient_reasoning.rl.guards import CollapseGuard, check_settings
     from efficient_reasoning.rl.reward_memory import RewardMemory
     from efficient_reasoning.rl.rollouts import EngineRollouts
@@ -109,8 +94,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
-    module, name = _TRAINERS[arguments.algorithm]
-    trainer = getattr(import_module(f"efficient_reasoning.rl.{module}"), name)(
+    trainer = trainer_class(arguments.algorithm)(
         model=base.path,
         reward_funcs=reward,
         args=config,
