@@ -3,11 +3,8 @@
 1. Half of the responses to a problem are made to open with an empty block, the others made not to: both modes are
    seen from the first step on, however rarely the model would choose one of them.
 2. Their choice, the first token behind the opened block, was drawn with a probability of one half then, whatever the
-   policy gives it; what thinks draws among the other tokens. `choice: clipped` is the paper's: the old log-probability
-   says so (`drawn_by_lot`), and PPO clips the ratio. A choice that is wrong for its problem is then left alone as long
-   as the policy gives it less than 0.4. By default it is `weighted` instead: its advantage is multiplied by the
-   policy's probability over one half, which is the gradient of what the policy would earn, and PPO clips how far an
-   update goes from there.
+   policy gives it; what thinks draws among the other tokens. The old log-probability says so (`drawn_by_lot`), and the
+   loss is PPO's, clipped, with nothing else changed.
 3. A response earns C - Aref, and `empty_bonus` where it does not think: an advantage as it stands. Means of a group
    would compare modes, of which one was forced; Aref is the accuracy of the reference model on the problem, a column
    that `efficient-reasoning data reference_lengths` writes.
@@ -19,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from trl.models.utils import disable_gradient_checkpointing
@@ -38,9 +34,6 @@ class AdaptThinkConfig(LengthRewardConfig):
     empty_bonus: float = field(default=0.05, metadata={"help": "What not to think is worth, in shares of accuracy."})
     empty_share: float = field(default=0.5, metadata={"help": "Share of a group that is made not to think."})
 
-    choice: Literal["weighted", "clipped"] = field(
-        default="weighted", metadata={"help": "How the lot by which modes are drawn counts; clipped is the paper's."}
-    )
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "How the correction of rollouts weighs; a token_ mode."}
     )
@@ -92,27 +85,19 @@ class AdaptThinkTrainer(CorrectedGRPOTrainer):
         is_empty = batch["completion_ids"].gather(1, place) == closes
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             log_empty = self._log_empty(batch, place, closes)  # (B, 1)
-            if self.args.choice == "clipped":
-                self._draw_by_lot(batch, place, is_empty, log_empty)
+            old = batch.get("old_per_token_logps")
+            if old is None:  # TRL spares it where a batch serves one update
+                names = "prompt_ids", "prompt_mask", "completion_ids", "completion_mask"
+                old = self._logps(*(batch[name] for name in names))
+        drawn = drawn_by_lot(old.gather(1, place), is_empty, log_empty, self.args.empty_share)
+        batch["old_per_token_logps"] = old.scatter(1, place, drawn)
         first = self.accelerator.process_index * len(inputs)
-        correct = self._rewards[first : first + len(inputs)]  # (B, 1)
-        reference = torch.tensor([row[_REFERENCE] for row in inputs], device=place.device)[:, None]
-        earned = correct - reference + self.args.empty_bonus * is_empty
-        batch["advantages"] = earned.expand(-1, batch["completion_ids"].shape[1]).clone()  # (B, T)
-        if self.args.choice == "weighted":
-            weight = lot_weight(is_empty, log_empty, self.args.empty_share)
-            batch["advantages"].scatter_(1, place, earned * weight)
+        correct = self._rewards[first : first + len(inputs), 0]
+        reference = torch.tensor([row[_REFERENCE] for row in inputs], device=place.device)
+        batch["advantages"] = correct - reference + self.args.empty_bonus * is_empty[:, 0]
         empty = self.accelerator.gather(log_empty[:, 0].exp())
         self._metrics["train"]["empty_probability"].append(empty.mean().item())
         return batch
-
-    def _draw_by_lot(self, batch: dict, place: torch.Tensor, is_empty: torch.Tensor, log_empty: torch.Tensor) -> None:
-        old = batch.get("old_per_token_logps")
-        if old is None:  # TRL spares it where a batch serves one update
-            names = "prompt_ids", "prompt_mask", "completion_ids", "completion_mask"
-            old = self._logps(*(batch[name] for name in names))
-        drawn = drawn_by_lot(old.gather(1, place), is_empty, log_empty, self.args.empty_share)
-        batch["old_per_token_logps"] = old.scatter(1, place, drawn)
 
     def _log_empty(self, batch: dict, place: torch.Tensor, closes: torch.Tensor) -> torch.Tensor:
         """Log-probability (B, 1) that the policy chooses not to think."""
@@ -144,9 +129,3 @@ def drawn_by_lot(
     """
     others = (-log_empty.exp()).clamp(min=-1 + 1e-6).log1p()
     return torch.where(is_empty, math.log(empty_share), math.log(1 - empty_share) + old - others)
-
-
-def lot_weight(is_empty: torch.Tensor, log_empty: torch.Tensor, empty_share: float) -> torch.Tensor:
-    """The policy's probability of a mode over that of the lot; arguments as in `drawn_by_lot`."""
-    empty = log_empty.exp()
-    return torch.where(is_empty, empty / empty_share, (1 - empty) / (1 - empty_share))

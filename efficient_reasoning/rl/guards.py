@@ -98,8 +98,17 @@ class CollapseGuard(TrainerCallback):
                 raise BadInput(f"{stopped}, in another output_dir; or go on here with guard_steps: 0.")
 
 
+class FiniteGradients:
+    """For a trainer, in front of its class: ends training before weights are saved that are no numbers."""
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
+        if self.accelerator.scaler is None:  # which leaves out such a step by itself
+            check_gradient(grad_norm, self.state.global_step)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
+
+
 def check_gradient(norm: torch.Tensor | float | None, step: int) -> None:
-    """Stop before weights are saved that are no numbers.
+    """Stop where a gradient is no number.
 
     Args:
         norm: of the gradient, the same on all processes; None where it was not taken.

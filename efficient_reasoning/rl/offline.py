@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.models.utils import _ForwardRedirection
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.rl.guards import check_gradient
+from efficient_reasoning.rl.guards import FiniteGradients
 from efficient_reasoning.rl.logprobs import mean_logprobs, token_logprobs
 
 _NAME = "reference_logprobs"
@@ -46,7 +46,7 @@ class OfflineConfig(SFTConfig):
                 raise BadInput(f"{name} does not go with offline RL, which weighs rows one by one; leave it out.")
 
 
-class OfflineTrainer(SFTTrainer):
+class OfflineTrainer(FiniteGradients, SFTTrainer):
     """SFTTrainer whose loss is that of a clipped ratio.
 
     Args:
@@ -83,10 +83,6 @@ class OfflineTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns = [*dict.fromkeys([*self._signature_columns, "advantage", "row"])]
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
-        check_gradient(grad_norm, self.state.global_step)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
         """- mean over rows of min(r A, clip(r) A)."""

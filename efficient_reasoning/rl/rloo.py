@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 import trl
 
 from efficient_reasoning.prompts import encode_prompt
-from efficient_reasoning.rl.guards import check_gradient
+from efficient_reasoning.rl.guards import FiniteGradients
 
 
 @dataclass
@@ -25,7 +24,7 @@ class RLOOConfig(trl.RLOOConfig):
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the reference in the reward."})
 
 
-class RLOOTrainer(trl.RLOOTrainer):
+class RLOOTrainer(FiniteGradients, trl.RLOOTrainer):
     """TRL's RLOOTrainer with a `rollout_func` such as GRPOTrainer takes; None leaves the generation to TRL."""
 
     def __init__(self, *args, rollout_func: Callable[[list, RLOOTrainer], dict] | None = None, **kwargs):
@@ -41,8 +40,3 @@ class RLOOTrainer(trl.RLOOTrainer):
         if self.rollout_func is None:
             return super()._generate_single_turn(prompt_ids, *rest)
         return self.rollout_func(prompt_ids, self)["completion_ids"]
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
-        if self.accelerator.scaler is None:  # which leaves out such a step by itself
-            check_gradient(grad_norm, self.state.global_step)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)

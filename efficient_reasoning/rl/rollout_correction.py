@@ -22,10 +22,10 @@ from contextlib import contextmanager
 import torch
 from trl import GRPOTrainer
 
-from efficient_reasoning.rl.guards import check_gradient
+from efficient_reasoning.rl.guards import FiniteGradients
 
 
-class CorrectedGRPOTrainer(GRPOTrainer):
+class CorrectedGRPOTrainer(FiniteGradients, GRPOTrainer):
     """GRPOTrainer that corrects the rollouts of a `rollout_func` as those of vLLM.
 
     Logs, beside TRL's metrics, the divergence of the policy that drew from the one that is trained, in nats a token,
@@ -33,11 +33,6 @@ class CorrectedGRPOTrainer(GRPOTrainer):
     `sampling/kl_k3` the mean of r - 1 - log r with r = p_trained / p_drew, which is never negative
     (http://joschu.net/blog/kl-approx.html).
     """
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
-        if self.accelerator.scaler is None:  # which leaves out such a step by itself
-            check_gradient(grad_norm, self.state.global_step)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
 
     def _generate(self, prompts: list) -> tuple:
         generated = super()._generate(prompts)

@@ -12,7 +12,7 @@ from datasets import Dataset
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rewards import get_length_reward
-from efficient_reasoning.rl.adaptthink import AdaptThinkConfig, AdaptThinkTrainer, drawn_by_lot, lot_weight
+from efficient_reasoning.rl.adaptthink import AdaptThinkConfig, AdaptThinkTrainer, drawn_by_lot
 from efficient_reasoning.rl.rollouts import EngineRollouts
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -48,16 +48,9 @@ def build(model: str, folder: Path, rows=None, reward: str = "accuracy", **setti
     )
 
 
-def test_the_weights_of_a_lot_make_up_for_it():
-    is_empty, log_empty = torch.tensor([True, False]), torch.tensor([0.1, 0.1]).log()
-    torch.testing.assert_close(lot_weight(is_empty, log_empty, 0.5), torch.tensor([0.2, 1.8]))
-    weights = lot_weight(is_empty, log_empty, 0.25)
-    assert (weights * torch.tensor([0.25, 0.75])).sum() == pytest.approx(1)
-
-
 @pytest.mark.parametrize("corrects", [False, True])
 def test_half_of_each_group_does_not_think_and_the_batch_says_how_that_was_drawn(tiny_model, tmp_path, corrects):
-    trainer = build(tiny_model, tmp_path, vllm_importance_sampling_correction=corrects, choice="clipped")
+    trainer = build(tiny_model, tmp_path, vllm_importance_sampling_correction=corrects)
     thinking = trainer.reward_funcs[0].thinking
     empty, opened = thinking.empty(), thinking.open([])
     batches = []
@@ -87,28 +80,11 @@ def test_half_of_each_group_does_not_think_and_the_batch_says_how_that_was_drawn
         policy = logits.softmax(-1)
         drawn = 0.5 * policy[ids[row, choice]] / (1 - policy[empty[choice]])
         assert batch["old_per_token_logps"][row, choice].exp().item() == pytest.approx(drawn.item(), rel=1e-3)
-    assert (batch["advantages"] == batch["advantages"][:, :1]).all()
-    correct = batch["advantages"][:, 0] + 0.25 - 0.05 * torch.tensor([1.0, 1, 0, 0] * 2)
+    correct = batch["advantages"] + 0.25 - 0.05 * torch.tensor([1.0, 1, 0, 0] * 2)
     assert all(min(abs(one), abs(one - 1)) < 1e-6 for one in correct.tolist())
     [row] = [row for row in trainer.state.log_history if "loss" in row]
     assert 0 < row["empty_probability"] < 1
     assert row["grad_norm"] > 0
-
-
-def test_by_default_the_choice_is_weighted(tiny_model, tmp_path):
-    trainer = build(tiny_model, tmp_path, vllm_importance_sampling_correction=False)
-    opened, batches = len(trainer.reward_funcs[0].thinking.open([])), []
-    score = trainer._generate_and_score_completions
-    trainer._generate_and_score_completions = lambda inputs: batches.append(score(inputs)) or batches[-1]
-    trainer.train()
-    [batch] = batches
-    assert "old_per_token_logps" not in batch
-    plain, earned = batch["advantages"][:, -1], batch["advantages"][:, opened]
-    weights = (earned / plain).view(2, 4)
-    torch.testing.assert_close(weights[:, 0] + weights[:, 2], torch.full((2,), 2.0))
-    assert (weights[:, 0] == weights[:, 1]).all()
-    [row] = [row for row in trainer.state.log_history if "loss" in row]
-    assert row["empty_probability"] == pytest.approx(weights[:, 0].mean().item() / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize(
