@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
 from efficient_reasoning.compression.chains import question_text, training_row, usable_traces, whole_row
 from efficient_reasoning.compression.faithful import unfaithful
-from efficient_reasoning.compression.shortener import Shortened, by_engine, by_server
+from efficient_reasoning.compression.shortener import CONCURRENCY, Shortened, by_engine, by_server
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
 
         given["server"] = server_from_environment("The shortener", arguments.shortener_model)
         arguments = replace(arguments, shortener_model=given["server"][1])  # so that no two stand in one file
-    compress(arguments, c3ot, engine, **given)
+    # What a server was paid for is soon on the disk.
+    compress(arguments, c3ot, engine, chunk_problems=CONCURRENCY if "server" in given else None, **given)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ class _Chain:
     source_steps: int
     total_tokens: int
     first_perplexity: float | None = None
+    before: tuple[list[Step], int] | None = None  # `steps` and `total_tokens` before the last round
+    steps_a_round: int | None = None  # where it is less than what was asked for
 
     @property
     def ids(self) -> list[int]:
@@ -153,8 +155,9 @@ def spirit(
         limit_tokens = math.inf if engine.context_tokens is None else engine.context_tokens
         fitting = [each for each in chains if len(each.trace["prompt_ids"]) + each.total_tokens <= limit_tokens]
         rejected += Counter({"too long to be scored": len(chains) - len(fitting)})
-        chains = active = fitting
-        while active := [each for each in active if len(each.steps) > 1]:
+        chains = fitting
+        active = [each for each in chains if len(each.steps) > 1]
+        while active:
             perplexities = list(_perplexities(engine, active, reader))
             active = [
                 each
@@ -220,10 +223,15 @@ def _drop_least(
     """
     each.first_perplexity = each.first_perplexity or whole
     limit = math.inf if max_perplexity_ratio is None else max_perplexity_ratio * each.first_perplexity
-    for _ in range(count):
+    if whole > limit * (1 + 1e-6) and each.before:  # steps that may each go, and not together
+        each.steps, each.total_tokens = each.before
+        each.steps_a_round = 1
+        return True
+    each.before = each.steps, each.total_tokens
+    for dropped in range(each.steps_a_round or count):
         least = min(each.droppable(keep_ratio), key=candidates.__getitem__, default=None)
         if least is None or candidates[least] > limit:
-            return False
+            return dropped > 1 and limit < math.inf  # is looked at once more
         each.drop(least, reader)
         del candidates[least]
     return True

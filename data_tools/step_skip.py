@@ -36,7 +36,7 @@ from efficient_reasoning.compression import (
     split_steps,
     training_row,
 )
-from efficient_reasoning.compression.chains import Unit, first_usable
+from efficient_reasoning.compression.chains import Unit, can_be_asked, first_usable
 from efficient_reasoning.compression.steps import count_calculating
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
@@ -170,7 +170,9 @@ def _questions(
                 f"Trace of problem {trace['id']!r}: no question in it; `data sample` writes traces with one."
             )
         for steps in range(fewest - 1, max(0, fewest - 1 - max_skip), -1):
-            if _CONTROL.format(steps) in known:
+            if not can_be_asked(trace, _CONTROL.format(steps), engine):
+                rejected["too long to be asked"] += 1
+            elif _CONTROL.format(steps) in known:
                 questions.append((steps, trace))
             else:
                 rejected["asked for an unknown number of steps"] += 1

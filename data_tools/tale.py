@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress
-from efficient_reasoning.compression.chains import usable_traces, whole_row
+from efficient_reasoning.compression.chains import can_be_asked, usable_traces, whole_row
 from efficient_reasoning.compression.pairs import pair_row
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse
@@ -85,9 +85,11 @@ def tale(
         seed: of the lot that draws the trace, and of the attempts.
 
     Yields:
-        the columns of `training_row`, or for "dpo" of `pair_row`, and `budget_tokens`, what was asked for;
-        `source_tokens` is the length of the trace.
+        the columns of `training_row`, or for "dpo" of `pair_row`, and what was asked for: `budget_tokens` for stage
+        "initial", where the prompt says it, else `searched_tokens`; `source_tokens` is the length of the trace.
     """
+    from efficient_reasoning.inference.tale import budget_text
+
     rejected = Counter() if rejected is None else rejected
     firsts = []
     for traces in by_problem(same_tokenizer(rows, thinking)):
@@ -96,13 +98,17 @@ def tale(
             for trace in usable:
                 yield _behind_its_budget(trace)
         elif usable:
-            firsts.append(random.Random(f"{seed}/{usable[0]['id']}").choice(usable))
+            first = random.Random(f"{seed}/{usable[0]['id']}").choice(usable)
+            if can_be_asked(first, budget_text(first["total_tokens"]), engine):
+                firsts.append(first)
+            else:
+                rejected["too long to be asked"] += 1
     for trace, found in zip(firsts, _search(firsts, engine, (temperature, top_p, top_k), seed), strict=True):
         if found is None:
             rejected["no smaller budget works"] += 1
         else:
             response, tokens = found
-            row = whole_row(response, trace["total_tokens"], method="tale", budget_tokens=tokens)
+            row = whole_row(response, trace["total_tokens"], method="tale", searched_tokens=tokens)
             yield row if objective == "sft" else pair_row(row, trace)
 
 
@@ -111,7 +117,9 @@ def _behind_its_budget(trace: Mapping) -> dict:
 
     tokens = trace["total_tokens"] + 1
     asked = {**trace, "prompt": add_control(trace["prompt"], budget_text(tokens))}
-    return whole_row(asked, trace["total_tokens"], method="tale_initial", budget_tokens=tokens)
+    # The question as it was, for the record of what was trained on.
+    columns = {"budget_tokens": tokens, "question": trace.get("question") or trace["prompt"]}
+    return whole_row(asked, trace["total_tokens"], method="tale_initial", **columns)
 
 
 def _search(

@@ -336,7 +336,7 @@ def _facts(clause: str) -> set[str]:
 
 
 def load_importance(arguments: TokenSkipArguments, source: TraceFiles, thinking: ThinkingFormat) -> Importance:
-    """What rates tokens; a classifier is trained first, into OUT.classifier, where none is named or there."""
+    """What rates tokens; a classifier is trained first, into OUT.classifier-..., where none is named or there."""
     if arguments.importance == "self_information":
         from efficient_reasoning.inference import load_reasoner
 
@@ -345,7 +345,7 @@ def load_importance(arguments: TokenSkipArguments, source: TraceFiles, thinking:
         return TokenClassifier(arguments.importance_model or LLMLINGUA_2)
     if arguments.importance_model is not None:
         return TokenClassifier(arguments.importance_model)
-    folder = Path(f"{arguments.out}.classifier")
+    folder = Path(f"{arguments.out}.classifier-{source.digest[:8]}")  # other traces leave it as it is
     if not is_trained_on(folder, source.digest):
         groups = by_problem(same_tokenizer(source.read(0, len(source)), thinking))
         report = train_token_classifier(groups, thinking, folder, source=source.digest)

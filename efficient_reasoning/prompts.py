@@ -115,7 +115,7 @@ def split_turns(tokenizer, messages: Sequence[dict]) -> list[dict]:
         BadInput: what is no message, no assistant turn that answers a user, or several of them and a tokenizer without
             a chat template.
     """
-    if not isinstance(messages, (list, tuple)) or not all(map(_is_turn, messages)):
+    if not isinstance(messages, (list, tuple)) or not all(map(is_turn, messages)):
         raise BadInput('messages: not a list of messages; write each as {"role": "user", "content": "..."}.')
     roles = [message["role"] for message in messages]
     turns = [i for i, role in enumerate(roles) if role == "assistant" and "user" in roles[:i]]
@@ -130,7 +130,7 @@ def split_turns(tokenizer, messages: Sequence[dict]) -> list[dict]:
     return [{"prompt": make_prompt(tokenizer, question, *system), "completion": make_completion(tokenizer, response)}]
 
 
-def _is_turn(message: object) -> bool:
+def is_turn(message: object) -> bool:
     """Whether a template can render it; a call of tools may come without content."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         return False

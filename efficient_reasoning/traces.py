@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import IO, TYPE_CHECKING
 
 import yaml
@@ -30,7 +31,7 @@ import yaml
 from efficient_reasoning import answers, inference
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import atomic_file, lock, read_jsonl, read_placed_jsonl
-from efficient_reasoning.prompts import conversation
+from efficient_reasoning.prompts import conversation, is_turn
 from efficient_reasoning.scribes import Scribes, Solved
 
 if TYPE_CHECKING:
@@ -146,7 +147,27 @@ def placed_traces(path: str | Path) -> Iterator[tuple[int, dict]]:
                 f"{path}, line {number}: {fault}; give a file that `efficient-reasoning data sample` or `evaluate` "
                 "wrote."
             )
+        if fault := _fault(trace):
+            raise BadInput(f"{path}, line {number}: {fault}; mend or remove the line.")
         yield offset, trace
+
+
+def _fault(trace: Mapping) -> str | None:
+    """What no program of ours writes, and some would fail on."""
+    for name in ("thinking_tokens", "total_tokens"):
+        if isinstance(trace[name], bool) or not 0 <= trace[name] < 1 << 31:
+            return f"its {name!r} is {str(trace[name])[:50]}, no number of tokens"
+    for name in ("prompt_ids", "completion_ids"):
+        if not all(type(token) is int and 0 <= token < 1 << 31 for token in trace[name]):
+            return f"its {name!r} are no token ids"
+    for name in ("prompt", "completion"):
+        if isinstance(trace[name], list) and not (trace[name] and all(map(is_turn, trace[name]))):
+            return f"its {name!r} is no list of messages"
+    if not isinstance(trace.get("metadata"), (Mapping, NoneType)):
+        return "its 'metadata' is no object"
+    if not isinstance(trace.get("tokenizer_hash"), (str, NoneType)):
+        return "its 'tokenizer_hash' is no text"
+    return None
 
 
 def read_config(path: Path) -> dict:

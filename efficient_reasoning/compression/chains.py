@@ -6,10 +6,13 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from efficient_reasoning.prompts import add_control, make_completion
+from efficient_reasoning.prompts import add_control, encode_prompt, make_completion
 from efficient_reasoning.thinking import ThinkingFormat
+
+if TYPE_CHECKING:
+    from efficient_reasoning.inference import Reasoner
 
 Unit = Literal["sentence", "line", "paragraph"]
 
@@ -132,6 +135,12 @@ def question_text(trace: Mapping) -> str:
     return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
 
 
+def can_be_asked(trace: Mapping, behind: str, reasoner: Reasoner) -> bool:
+    """Whether the trace's prompt, with a text behind its question, leaves the model room for a response."""
+    prompt_tokens = len(encode_prompt(reasoner.tokenizer, add_control(trace["prompt"], behind)))
+    return reasoner.context_tokens is None or prompt_tokens < reasoner.context_tokens
+
+
 def training_row(
     trace: Mapping, thinking: ThinkingFormat, chain: str, *, method: str, control: str = "", **columns: object
 ) -> dict:
@@ -172,7 +181,7 @@ def whole_row(trace: Mapping, source_tokens: float, *, method: str, control: str
         "prompt": add_control(trace["prompt"], control) if control else trace["prompt"],
         "completion": trace["completion"],
         "method": method,
-        "keep_ratio": trace["total_tokens"] / source_tokens,
+        "keep_ratio": trace["total_tokens"] / (source_tokens or 1),  # a response may be an end token alone
         "source_id": trace["id"],
         "source_tokens": source_tokens,
         "total_tokens": trace["total_tokens"],

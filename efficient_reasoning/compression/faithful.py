@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from efficient_reasoning.answers.matching import UNSIGNED, last_number
@@ -27,6 +27,8 @@ _PUNCTUATION = re.compile(r"[.,](?=\s|\Z)")
 _PERCENT = re.compile(rf"({UNSIGNED})\s*%", re.ASCII)
 _ITEM = re.compile(r"^[ \t*#-]*\d+[.):]\s", re.MULTILINE | re.ASCII)
 _STATED = re.compile(r"(?:\banswer\b|####|\\boxed).*", re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\{(.*)\}")
+_SAID = re.compile(r"answer(?:\s+is)?:?\s+\(?([A-Za-z]|yes|no|true|false)\)?(?:[.,;!]|\s*\Z)", re.IGNORECASE)
 _SPOKEN = frozenset(map(Fraction, [*range(13), 100])) | {Fraction(1, 100)}
 _MAX_CHARACTERS = 200  # of an equation; digits without end come from models in loops
 _OPERATIONS = {ast.Add: "__add__", ast.Sub: "__sub__", ast.Mult: "__mul__", ast.Div: "__truediv__"}
@@ -41,8 +43,7 @@ def unfaithful(short: str, long: str, question: str, answer: str) -> str | None:
         answer: the text after the long chain, which will stand behind the short one too.
     """
     gold = last_number(answer)
-    stated = [numbers for text in _STATED.findall(short) if (numbers := _numbers(text))]
-    if gold is not None and stated and abs(gold) not in stated[-1]:
+    if _states_another(_STATED.findall(short), answer, gold):
         return "another answer"
     given = _numbers(question)
     known = given | _numbers(long) | _SPOKEN
@@ -54,9 +55,34 @@ def unfaithful(short: str, long: str, question: str, answer: str) -> str | None:
     if invented:
         return "a number invented"
     if gold is None:
-        text = answer.strip().casefold()
-        return "the answer lost" if text in long.casefold() and text not in short.casefold() else None
+        sought = re.compile(rf"(?<!\w){re.escape(answer.strip(' $.').casefold())}(?!\w)")
+        is_said = [sought.search(text.casefold()) for text in (long, short)]
+        return "the answer lost" if is_said[0] and not is_said[1] else None
     return "a number lost" if _needed(abs(gold), long, given) - _numbers(short) else None
+
+
+def _states_another(stated: Sequence[str], answer: str, gold: Fraction | None) -> bool:
+    """Whether the last answer that is stated is not the one that was given."""
+    boxed = [_BOXED.match(text) for text in stated]
+    if boxed and boxed[-1] and _is_formula(answer):
+        return _plain(boxed[-1][1]) != _plain(answer)
+    if gold is None:
+        said = [match[1] for text in stated if (match := _SAID.search(text))]
+        return bool(said) and _plain(said[-1]) != _plain(answer)
+    numbers = [text for text in stated if _NUMBER.search(text)]
+    if not numbers or last_number(numbers[-1]) == gold:
+        return False
+    return gold < 0 or (gold.denominator > 1 and "/" in answer) or gold not in _numbers(numbers[-1])
+
+
+def _is_formula(answer: str) -> bool:
+    """Whether there is more to it than a number: a variable, a command of LaTeX."""
+    return bool(re.search(r"[A-Za-z^\\]", answer)) and len(answer) <= _MAX_CHARACTERS and " " not in answer.strip()
+
+
+def _plain(text: str) -> str:
+    """Without what writers of the same answer differ in."""
+    return re.sub(r"[\s$]|\.\Z", "", text).casefold()
 
 
 def _needed(gold: Fraction, long: str, given: set[Fraction]) -> set[Fraction]:

@@ -75,8 +75,11 @@ def by_server(base_url: str, model: str) -> Shorten:
         try:
             choice = reply["choices"][0]
             text = choice["message"]["content"] or ""
+            if isinstance(text, list):  # parts, of which some may be no text
+                text = "".join(part["text"] for part in text if part.get("type") == "text")
+            text.encode()  # halves of characters are no text
             is_cut = choice.get("finish_reason") == "length"
-        except (LookupError, TypeError, AttributeError):
+        except (LookupError, TypeError, AttributeError, UnicodeEncodeError):
             raise other_protocol(base_url) from None
         return Shortened("", "cut off by the shortener") if is_cut else _tidied(text)
 

@@ -161,6 +161,8 @@ class TraceFiles:
         self.paths = list(map(Path, paths))
         problems, files, offsets = array("Q"), array("H"), array("Q")
         for index, path in enumerate(self.paths):
+            if path.suffix == ".parquet":
+                raise BadInput(f"{path}: traces are read as JSONL; `data import_traces` makes them of Parquet.")
             for offset, trace in placed_traces(path):
                 hashed = hashlib.blake2b(trace["id"].encode(errors="surrogatepass"), digest_size=8).digest()
                 problems.append(int.from_bytes(hashed, "big"))

@@ -21,7 +21,7 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _COMMAND = r"\\[A-Za-z]+(?:\{[^{}\n]{0,200}\}){0,4}"  # of LaTeX, with its arguments
 _DIGITS = r"(?:\w{0,40}\d\w*(?:[.,:]\d+)*(?:-[^\W\d_]+)*|(?<!\w)\.\d+)"  # "1,200", "3:4", "10r4", "12-year-old", ".5"
 _VARIABLE = r"(?<!\w)(?![aAI][ \t]+[^\W\d_]{2})[A-Za-z](?!\w)"  # no article, and not oneself
-_OPERAND = rf"[(\[{{$€£]{{0,3}}(?:{_COMMAND}|{_DIGITS}|{_VARIABLE})[)\]}}$%°!]*"
+_OPERAND = rf"(?:[(\[{{$€£]{{1,3}}[-−]?)?√?(?:{_COMMAND}|{_DIGITS}|{_VARIABLE})[)\]}}$%°!]*"
 _TIMES = r"(?<=[\w)%][ \t])[xX](?=[ \t][.\d($€£])"  # "12 x 2", "3 packs x 2"
 _OPERATOR = rf"(?:[+*/=<>^×÷±·−≤≥≠≈]|(?<!-)-(?!-)|{_TIMES})"  # "--" is a dash
 _OPERATORS = rf"[ \t]{{0,3}}{_OPERATOR}(?:[ \t]{{0,3}}{_OPERATOR}){{0,2}}"
@@ -32,6 +32,7 @@ _EXPRESSION = (
 _PLAIN = r"(?:(?<=[\w)%])/)?[(\[{\"'“‘]{0,3}[^\W\d_]+(?:['’/-][^\W\d_]+)*[)\]}\"'”’]*"  # or a unit: "/hour"
 _WORD = re.compile(rf"(\s*)({_EXPRESSION}|{_PLAIN}|[,;:.!?…]+|-+|_+|\S)")
 _FIXED = re.compile(r"\d|[-+*/=<>^×÷±·−≤≥≠≈\\]")
+_MATHS = re.compile(r"[\d²³¹⁰⁴-₉¼-¾⅐-↉√∛∑∏∫∈∉∪∩≡→⇒∞]")  # also within what looks like a word: "x²"
 _FREE = re.compile(rf"{_PLAIN}|-+")  # a dash or a hyphen between words is no operator
 _MARKS = re.compile(r"[,;:.!?…]+")
 _CALCULATION = re.compile(_OPERATOR)
@@ -66,7 +67,7 @@ def split_words(text: str) -> list[Word]:
             match[2],
             match.start(),
             match.end(),
-            fixed=bool(_FIXED.search(match[2])) and not _FREE.fullmatch(match[2]),
+            fixed=bool(_MATHS.search(match[2]) or (_FIXED.search(match[2]) and not _FREE.fullmatch(match[2]))),
             is_mark=_MARKS.fullmatch(match[2]) is not None,
         )
         for match in _WORD.finditer(text.rstrip())

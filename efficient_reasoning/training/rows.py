@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_numbered_jsonl
+from efficient_reasoning.prompts import is_turn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,6 +87,18 @@ def _check_kind(path: str, rows: Dataset, names: tuple[str, ...], tokenizer: Pre
     if not texts and not tokenizer.chat_template:
         name = tokenizer.name_or_path or "this tokenizer"
         raise BadInput(f"{path}: its rows are messages, and {name} has no chat template; write them as text.")
+    for number, row in enumerate(() if texts else rows, start=1):
+        for name in names:
+            if not isinstance(row[name], list) or not row[name] or not all(map(_is_message, row[name])):
+                raise BadInput(
+                    f"{path}, row {number}: its {name} is no list of messages; write each as "
+                    '{"role": "user", "content": "..."}.'
+                )
+
+
+def _is_message(message: object) -> bool:
+    """A turn of text, or of parts, of which some may be pictures."""
+    return is_turn(message) or (isinstance(message, Mapping) and isinstance(message.get("content"), list))
 
 
 def mix(rows: Dataset, general: Dataset, defaults: Mapping[str, object]) -> Dataset:

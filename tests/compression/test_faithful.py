@@ -77,3 +77,23 @@ def test_a_loop_of_digits_or_brackets_takes_no_time():
     for text in ("1" * 20_000, "1+" * 20_000 + "=1", "(" * 20_000 + "=2", "-" * 190 + "1=1", "(" * 150 + "1=1"):
         assert unfaithful(f"{text} 7", f"{text} 7", text, "7") is None
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("short", "answer", "fault"),
+    [
+        (r"so \boxed{A}", "B", "another answer"),
+        (r"so \boxed{B}", "B", None),
+        ("The answer is A", "B", "another answer"),
+        ("The answer is (B).", "B", None),
+        (r"\boxed{x^2-1}", "$x^2+1$", "another answer"),
+        (r"\boxed{x^2 + 1}", "$x^2+1$", None),
+        ("So the answer is 1/4.", "3/4", "another answer"),
+        ("So the answer is 3/4.", "3/4", None),
+        ("3-8 = 5, answer is 5", "-5", "another answer"),
+        ("3-8 = -5. The answer is -5.", "-5", None),
+        ("The answer is 5 dollars, of 8.", "5", None),
+    ],
+)
+def test_whoever_states_an_answer_states_the_right_one(short, answer, fault):
+    assert unfaithful(short, r"From 3, 8, 1/4, 3/4 and 5 it is \boxed{B}.", "", answer) == fault

@@ -50,6 +50,21 @@ def test_a_number_may_begin_with_its_point():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "fixed"),
+    [
+        ("So x² + 3x = 10, and √16 = 4 too.", "x² + 3x = 10 √16 = 4"),
+        ("thus (−3)² = 9 there", "(−3)² = 9"),
+        ("half ½ × 8 = 4", "½ × 8 = 4"),
+        ("area πr² of it", "πr²"),
+        ("so 2 ∪ 5 ≡ 3", "2 ∪ 5 ≡ 3"),
+    ],
+)
+def test_written_mathematics_stays(text, fixed):
+    words = split_words(text)
+    assert join_words(words, [word.fixed for word in words]) == fixed
+
+
 @pytest.mark.parametrize("sign", list("+-*/=<>^×÷"))
 def test_no_operator_is_left_out(sign):
     words = split_words(f"apples {sign} 3 and 3 {sign} apples, 4 {sign} 5")

@@ -12,7 +12,6 @@ import pytest
 
 from data_tools.c3ot import c3ot, main
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
-from efficient_reasoning.compression import tool
 from efficient_reasoning.compression.shortener import by_engine
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
@@ -204,7 +203,7 @@ def test_a_server_that_cuts_off_or_refuses_a_chain_loses_that_chain(server, trac
 
 
 def test_a_server_that_refuses_us_or_dies_stops_the_run_which_resumes(server, trace, tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, "CHUNK_PROBLEMS", 2)
+    monkeypatch.setattr("data_tools.c3ot.CONCURRENCY", 2)
     write_jsonl(tmp_path / "traces.jsonl", [trace(problem) for problem in "abcdef"])
     command = ["--traces", str(tmp_path / "traces.jsonl"), "--out", str(tmp_path / "rows.jsonl")]
     command += ["--model", "overthinker", "--shortener", "server"]

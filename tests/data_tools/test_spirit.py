@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections import Counter
 from types import SimpleNamespace
 
@@ -11,7 +13,9 @@ from data_tools.spirit import main, spirit
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
+from efficient_reasoning.inference import load_reasoner
 from efficient_reasoning.inference.mock_engine import MockEngine
+from efficient_reasoning.problems import FAMILIES, load_problems
 from efficient_reasoning.thinking import ThinkingFormat
 from tests.data_tools.written import written
 
@@ -104,6 +108,29 @@ def test_several_steps_a_round_ask_less(thinking, engine):
         )
     assert results[0] == results[1]
     assert sum(asked) < 2 * sum(asked[: len(asked) // 2 + 1]) and len(asked) == 6
+
+
+def test_steps_that_go_together_do_not_go_beyond_the_limit():
+    """Each of several steps may be spare, and not all of them: what is left is scored again."""
+    overthinker = load_reasoner("overthinker")
+    thinking, lot = overthinker.thinking, random.Random(0)
+    rows = []
+    for problem in load_problems("sums", "test", 8, 0):
+        chain = FAMILIES["sums"].chain(problem, "verbose", lot).rstrip()
+        rows.append(written(thinking, problem["id"], problem["question"], chain, problem["answer"]))
+
+    def perplexity(row: dict, completion: str) -> float:
+        ids = thinking.tokenizer.encode(completion, add_special_tokens=False)
+        head = len(thinking.open([]))
+        [score] = overthinker.engine.score([([*row["prompt_ids"], *ids[:head]], ids[head:])])
+        return math.exp(-sum(score.logprobs) / len(score.logprobs))
+
+    settings = {"thinking": thinking, "max_perplexity_ratio": 1.25}
+    for count in (1, 6):
+        made = list(spirit(rows, overthinker, steps_per_round=count, **settings))
+        assert sum(row["source_steps"] - row["steps"] for row in made) > 8
+        for row, short in zip(rows, made, strict=True):
+            assert perplexity(row, short["completion"]) <= 1.25 * perplexity(row, row["completion"]) * 1.001
 
 
 def test_the_first_usable_traces_of_a_problem(thinking, engine):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from data_tools.tale import main, tale
+from efficient_reasoning.contamination import question_hash
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.inference import Reasoner, load_reasoner
@@ -92,21 +93,21 @@ def test_the_budget_is_halved_while_the_answer_is_right(mind, trace, thinking, n
             "source_id": "a",
             "source_tokens": 80,
             "total_tokens": budget - 1,
-            "budget_tokens": budget,
+            "searched_tokens": budget,
         }
     ]
 
 
 def test_a_right_response_that_is_no_cheaper_ends_the_search(mind, trace, thinking):
     [row] = tale([trace()], mind(0, excess=1.9), thinking=thinking)
-    assert row["budget_tokens"] == 5  # 75, 37, 18 and 8 tokens; under 2 it does not think
+    assert row["searched_tokens"] == 5  # 75, 37, 18 and 8 tokens; under 2 it does not think
     assert list(tale([trace()], mind(0, excess=2.1), thinking=thinking)) == []
 
 
 def test_pairs_prefer_what_was_found_to_where_the_search_began(mind, trace, thinking):
     [pair] = tale([trace()], mind(40), thinking=thinking, objective="dpo")
     assert (pair["chosen"], pair["rejected"]) == (thinking.write("7" * 36, "7"), thinking.write("7" * 77, "7"))
-    assert (pair["chosen_tokens"], pair["rejected_tokens"], pair["budget_tokens"]) == (39, 80, 40)
+    assert (pair["chosen_tokens"], pair["rejected_tokens"], pair["searched_tokens"]) == (39, 80, 40)
 
 
 def test_the_search_begins_at_a_correct_trace_by_lot(mind, trace, thinking):
@@ -135,6 +136,15 @@ def test_a_model_learns_the_sentence_from_its_own_traces(trace, thinking):
     ]
     assert [row["completion"] for row in rows] == [traces[0]["completion"], traces[1]["completion"]]
     assert {(row["method"], row["keep_ratio"]) for row in rows} == {("tale_initial", 1)}
+    # What was trained on is the question, whatever stands behind it.
+    assert question_hash(rows[0]["question"]) == question_hash("a?")
+
+
+def test_a_question_that_leaves_no_room_is_counted(mind, trace, thinking):
+    rejected = Counter()
+    narrow = dataclasses.replace(mind(10), context_tokens=5)
+    assert list(tale([trace()], narrow, thinking=thinking, rejected=rejected)) == []
+    assert rejected == {"too long to be asked": 1}
 
 
 def test_the_program_searches_with_the_model_itself(trace, tmp_path, capsys):
