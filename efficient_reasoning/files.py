@@ -144,6 +144,21 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     return count
 
 
+def read_json(path: str | Path) -> dict:
+    """One JSON object.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: no JSON object; restore the file, or delete its folder.")
+    return value
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write one indented JSON document, whole or not at all; JSON has null where a number is infinite or none."""
     with atomic_file(path) as stream:

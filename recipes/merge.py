@@ -13,7 +13,6 @@ A checkpoint that keeps a LoRA adapter, averaged as `long` with its base model a
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -115,8 +114,10 @@ def is_there(out: Path, identity: dict) -> bool:
     Raises:
         BadInput: there is something else.
     """
+    from efficient_reasoning.files import read_json
+
     path = out / "run.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    earlier = read_json(path) if path.is_file() else {}
     if earlier == identity:
         print(f"{out} is finished; delete it to merge again.")
     elif out.exists() and not (out.is_dir() and not any(out.iterdir())):

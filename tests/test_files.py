@@ -234,3 +234,12 @@ def test_json_has_no_word_for_what_is_no_number(tmp_path):
     write_json(tmp_path / "file.json", {"aes": float("nan"), "tokens": (1.5, float("inf"))})
     text = (tmp_path / "file.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == {"aes": None, "tokens": [1.5, None]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"a"'])
+def test_a_damaged_document_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(BadInput, match=r"run\.json: no JSON object; restore the file"):
+        files.read_json(tmp_path / "run.json")
+    files.write_json(tmp_path / "run.json", {"a": 1})
+    assert files.read_json(tmp_path / "run.json") == {"a": 1}

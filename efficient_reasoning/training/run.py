@@ -17,7 +17,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput, is_full_disk
-from efficient_reasoning.files import digest, write_json
+from efficient_reasoning.files import digest, read_json, write_json
 from efficient_reasoning.training.published import INCIDENTAL, keep_push, push, write_recipe
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     }
     identity = json.loads(json.dumps(settings | own | _inputs(arguments), default=str))
     if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path)
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
         if differing:
             raise BadInput(

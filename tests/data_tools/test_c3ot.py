@@ -191,6 +191,16 @@ def test_a_server_is_asked_and_not_trusted(server, trace, thinking, reply, fault
     assert all(part in body["messages"][0]["content"] for part in parts)
 
 
+def test_a_reply_in_parts_is_joined_and_one_of_no_text_is_named(trace, thinking, monkeypatch):
+    replies = iter([[{"type": "text", "text": SHORT[:10]}, {"type": "text", "text": SHORT[10:]}], 7])
+    reply = lambda *_, **__: {"choices": [{"message": {"content": next(replies)}}]}  # noqa: E731
+    monkeypatch.setattr("efficient_reasoning.compression.shortener.ask", reply)
+    asked = {"thinking": thinking, "shortener": "server", "server": ("http://127.0.0.1:1", "tiny")}
+    assert [row["completion"] for row in c3ot([trace()], **asked)][1:] == [thinking.write(SHORT, "72")]
+    with pytest.raises(BadInput, match=r"127\.0\.0\.1"):
+        list(c3ot([trace()], **asked))
+
+
 def test_a_server_that_cuts_off_or_refuses_a_chain_loses_that_chain(server, trace, thinking):
     server.refused, server.status = "many, b?", 400
     asked = {"thinking": thinking, "shortener": "server", "server": server.place, "rejected": Counter()}

@@ -478,6 +478,16 @@ def test_ppo_with_a_reward_that_remembers_on_two_processes(argv, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["adaptthink", "dler", "mrt", "rloo"])
+def test_further_algorithms_on_two_processes(argv, tmp_path, algorithm):
+    settings = {"deepspeed": "zero2", "algorithm": algorithm, "reward": "accuracy"}
+    done = launch("rl_length", argv("rl_length", **settings), tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    check_output(tmp_path / "run")
+    assert len(logged(tmp_path / "run")) == 3
+
+
+@pytest.mark.slow
 def test_a_group_is_not_split_over_processes(argv, tmp_path):
     done = launch("rl_length", argv("rl_length", deepspeed="zero2", per_device_train_batch_size=2), tmp_path)
     assert done.returncode != 0
