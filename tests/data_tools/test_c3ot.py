@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -220,6 +221,9 @@ def test_a_server_that_refuses_us_or_dies_stops_the_run_which_resumes(server, tr
     server.status = 401
     with pytest.raises(BadInput, match=r"Shortener tiny at .* refused \(HTTP 401.*check address, model and key"):
         main(command)
+    end = time.monotonic() + 2
+    while len(server.asked) < 2 and time.monotonic() < end:  # the other of the two may still be on its way
+        time.sleep(0.01)
     server.status, server.left = 200, 4
     with pytest.raises(BadInput, match=r"does not answer .*; start the server, and the same command resumes"):
         main(command)
