@@ -20,7 +20,7 @@ ROWS = [
         "reward": float(2 - a % 3),
         "paid_by": "o1_pruner",
     }
-    for a in range(2, 14)
+    for a in range(2, 26)
 ]
 
 
