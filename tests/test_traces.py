@@ -23,6 +23,7 @@ from efficient_reasoning.prompts import encode_prompt
 from efficient_reasoning.scribes import floor_tokens
 from efficient_reasoning.thinking import ThinkingFormat
 from efficient_reasoning.traces import read_traces, sample_traces, tokenizer_hash
+from tests.data_tools.written import counted
 
 SETTINGS = {
     "strategies": ["budget-forcing"],
@@ -310,3 +311,25 @@ def test_scribes_in_processes_of_their_own_write_the_same(reasoner, problems, tm
         assert one["spend"].pop("seconds") and other["spend"].pop("seconds")
         one["spend"].pop("peak_memory_bytes"), other["spend"].pop("peak_memory_bytes")
         assert one == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"total_tokens": -5}, "its 'total_tokens' is -5, no number of tokens"),
+        ({"total_tokens": 10**400}, "no number of tokens"),
+        ({"thinking_tokens": True}, "its 'thinking_tokens' is True, no number of tokens"),
+        ({"completion_ids": [3, -1]}, "its 'completion_ids' are no token ids"),
+        ({"completion_ids": [3, 1.5]}, "its 'completion_ids' are no token ids"),
+        ({"prompt_ids": ["3"]}, "its 'prompt_ids' are no token ids"),
+        ({"prompt": []}, "its 'prompt' is no list of messages"),
+        ({"prompt": [{"role": "user"}]}, "its 'prompt' is no list of messages"),
+        ({"metadata": "x"}, "its 'metadata' is no object"),
+        ({"tokenizer_hash": ["a"]}, "its 'tokenizer_hash' is no text"),
+    ],
+)
+def test_a_trace_that_no_program_writes_is_named_by_its_line(tmp_path, changes, fault):
+    row = counted("a", 1, 20)
+    write_jsonl(tmp_path / "t.jsonl", [row, row | changes])
+    with pytest.raises(BadInput, match=rf"t\.jsonl, line 2: .*{fault}; mend or remove the line"):
+        list(read_traces(tmp_path / "t.jsonl"))

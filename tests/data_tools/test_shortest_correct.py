@@ -141,3 +141,8 @@ def test_samples_with_and_without_examples_compete(tmp_path):
         (row["source_id"], row["total_tokens"], row["source_tokens"]) for row in read_jsonl(tmp_path / "rows.jsonl")
     ]
     assert rows == [("a", 12, 26), ("b", 9, 14.5), ("c", 50, 50)]
+
+
+def test_the_control_also_keeps_a_response_of_an_end_token_alone():
+    [row] = shortest_correct([trace("a", 1, 0, correct=False, thinking_tokens=0)], keep="random", min_correct=0)
+    assert (row["keep_ratio"], row["total_tokens"]) == (0, 0)
