@@ -7,7 +7,8 @@
    and so may 100 and 0.01, which a percent sign says.
 3. A number is *lost* that the answer comes from: the answer itself, where the long chain states it, and going back
    from it the results that the right equations of the long chain made it of.
-4. Whoever states an answer ("The answer is 73", boxed, behind ####) states the right one.
+4. Whoever states an answer ("The answer is 73", boxed, behind ####) states the right one, also its sign, a fraction as
+   such, and a letter or a formula as it is written.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def online(name: str, reward: str, seed: int = 0, parameters: dict | None = None
 
 
 def offline(seed: int) -> Arm:
-    """O1-Pruner: paid traces, and about as many responses as two thirds of an online run sees."""
+    """O1-Pruner on paid traces: three eighths of the responses that an online run sees, and none is generated."""
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"o1_pruner-{seed}", "offline_rewards", bench.traces, seed=seed)

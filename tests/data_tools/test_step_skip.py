@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -117,3 +118,11 @@ def test_a_trace_without_its_question_cannot_be_asked(reasoner):
     del row["question"]
     with pytest.raises(BadInput, match="problem 'a': no question in it"):
         list(step_skip([row], reasoner, thinking=reasoner.thinking))
+
+
+def test_a_question_that_leaves_no_room_is_counted_and_its_own_chains_stay(reasoner):
+    rejected = Counter()
+    narrow = dataclasses.replace(reasoner, context_tokens=5)
+    rows = list(step_skip([trace(reasoner, "a", FULL)], narrow, thinking=reasoner.thinking, rejected=rejected))
+    assert [row["skipped_steps"] for row in rows] == [0, 0]
+    assert +rejected == {"too long to be asked": 2}

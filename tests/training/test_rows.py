@@ -179,3 +179,13 @@ def test_budgets_that_are_no_numbers_of_tokens_are_refused(budgets):
     rows = Dataset.from_list([{"budget_tokens": tokens} for tokens in budgets])
     with pytest.raises(BadInput, match=r"budget_tokens is .*; give whole numbers of at least 1"):
         budget_range(rows)
+
+
+@pytest.mark.parametrize("chosen", [[{"role": "assistant"}], [{"role": "assistant", "content": None}], [], [{}]])
+def test_messages_of_every_row_have_a_text(tmp_path, chosen):
+    turns = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
+    rows = [{"prompt": turns[0], "chosen": answer, "rejected": turns[1]} for answer in (turns[1], chosen)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    tokenizer = SimpleNamespace(chat_template="{{ messages }}", name_or_path="tiny")
+    with pytest.raises(BadInput, match=r"pairs\.jsonl, (row|line) 2: "):
+        load_pairs(str(tmp_path / "pairs.jsonl"), tokenizer)
