@@ -81,6 +81,11 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
             f"num_generations is {config.num_generations}, and one process does not hold whole groups of so many; "
             "make per_device_train_batch_size a multiple of it."
         )
+    if len(rows) < (prompts := config.generation_batch_size // config.num_generations):
+        raise BadInput(
+            f"{arguments.data} has {len(rows)} rows, and a batch takes {prompts}; give more, or lower "
+            "per_device_train_batch_size or steps_per_generation."
+        )
     if config.temperature <= 0:
         raise BadInput(f"temperature is {config.temperature}; responses that are all alike teach nothing, give more.")
     check_settings(reward, config)

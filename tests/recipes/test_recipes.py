@@ -387,6 +387,7 @@ CASES = [
     ("rl_length", {"reward_shaping": "{gate: all}"}, "gate is 'all'; choose none, batch, groups"),
     ("rl_length", {"scale_rewards": "group"}, "scale_rewards is group, which divides the weight of reward kimi"),
     ("rl_length", {"temperature": 0}, "temperature is 0.*; responses that are all alike teach nothing"),
+    ("rl_length", {"per_device_train_batch_size": 4000}, r"rows, and a batch takes 1000; give more"),
     ("rl_length", {"num_generations": 3}, r"must be divisible by num_generations \(3\)"),
 ]
 
