@@ -70,8 +70,12 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
     Raises:
         BadInput: a setting that trains nothing, or a folder that holds weights that another configuration trained.
     """
+    import torch
     from transformers import set_seed
 
+    # Its backward pass, where torch 2.11 to 2.13 prefer it, makes gradients that are no numbers out of masked batches
+    # whose length is 64 more than a multiple of 128 (https://github.com/pytorch/pytorch/issues/196678).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     for name, minimum in _MINIMA.items():
         value = getattr(config, name, minimum)
         if value is not None and value < minimum:

@@ -68,6 +68,7 @@ class Bench:
     out: Path
     scale: Scale
     problems: list[dict]  # of the test
+    backend: str = "auto"  # of what is sampled and tested
 
     @property
     def traces(self) -> Path:
@@ -107,7 +108,8 @@ class Bench:
     def sample(self, name: str, model: Path | str, problems: int, **settings: object) -> Path:
         scale, path = self.scale, self.out / f"{name}.jsonl"
         options = {"task": scale.task, "num_problems": problems, "samples_per_problem": scale.samples}
-        options |= {"max_new_tokens": scale.max_new_tokens, "out": path, "model": model} | SAMPLING | settings
+        options |= {"max_new_tokens": scale.max_new_tokens, "out": path, "model": model}
+        options |= {"backend": self.backend} | SAMPLING | settings
         self.command("data", "sample", *flags(options))
         return path
 
@@ -166,7 +168,7 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         points.parent.mkdir(parents=True, exist_ok=True)
         sample_traces(
-            load_reasoner(str(model), adapter_scale=adapter_scale),
+            load_reasoner(str(model), self.backend, adapter_scale=adapter_scale),
             [problem | {"question": problem["question"] + behind} for problem in self.problems],
             strategies=strategies,
             budgets=budgets,

@@ -35,27 +35,40 @@ class RLScale(Scale):
     Attributes:
         rl_steps: of an online training.
         rl_batch_size: responses a step.
+        steps_per_generation: with responses that were generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
     """
 
-    rl_steps: int = 100
-    rl_batch_size: int = 512
+    rl_steps: int = 400
+    rl_batch_size: int = 128
+    steps_per_generation: int = 4
     num_generations: int = 8
     budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
     limit_tokens: int = 112
 
 
+# Settings of `train_rl` that a training without generation does not know.
+_ONLINE = (
+    "num_generations", "steps_per_generation", "max_completion_length", "beta", "loss_type", "scale_rewards",
+    "vllm_importance_sampling_correction", "guard_steps",
+)  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 2, 8, 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, (12, 16, 32, 40), 48),
 }
 
 
 @dataclass
 class RLBench(Bench):
     scale: RLScale
+
+    def __post_init__(self) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            self.backend = "graph?dtype=bfloat16"
 
     def train_rl(self, name: str, rows: Path, seed: int = 0, **settings: object) -> Path:
         """The folder of a model that `rl_length` has trained from the base."""
@@ -68,6 +81,7 @@ class RLBench(Bench):
             "output_dir": folder,
             "max_steps": self.scale.rl_steps,
             "per_device_train_batch_size": self.scale.rl_batch_size,
+            "steps_per_generation": self.scale.steps_per_generation,
             "num_generations": self.scale.num_generations,
             "max_completion_length": self.scale.max_new_tokens,
             "learning_rate": 3e-5,
@@ -140,18 +154,15 @@ def online(name: str, reward: str, seed: int = 0, parameters: dict | None = None
     return arm
 
 
-def offline(seed: int) -> Arm:
+def offline(seed: int, name: str = "o1_pruner", learning_rate: float = 2e-5) -> Arm:
     """O1-Pruner on paid traces: three eighths of the responses that an online run sees, and none is generated."""
 
     def arm(bench: RLBench) -> None:
-        rows = bench.rows(f"o1_pruner-{seed}", "offline_rewards", bench.traces, seed=seed)
-        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 2e-5, "max_length": 512}
+        rows = bench.rows(f"{name}-{seed}", "offline_rewards", bench.traces, seed=seed)
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": learning_rate, "max_length": 512}
         settings |= {"max_steps": 2 * bench.scale.steps, "per_device_train_batch_size": bench.scale.batch_size}
-        settings |= dict.fromkeys(
-            ("num_generations", "max_completion_length", "beta", "loss_type", "scale_rewards", "guard_steps")
-        )
-        settings["vllm_importance_sampling_correction"] = None
-        bench.test(f"o1_pruner offline#{seed}", bench.train_rl("o1_pruner", rows, seed, **settings))
+        settings |= dict.fromkeys(_ONLINE)
+        bench.test(f"{name} offline#{seed}", bench.train_rl(name, rows, seed, **settings))
 
     return arm
 
@@ -184,8 +195,8 @@ def lcpo(form: str, name: str = "", **settings: object) -> Arm:
         start = bench.train(f"{label}-sft", told)
         self_control(bench, f"{label} before", start, sentence)
         rows = bench.out / "rows" / f"{label}.jsonl"
-        drawn = {"task": scale.task, "model": bench.base, "form": form, "num_problems": scale.problems, "out": rows}
-        drawn |= {"min_budget_tokens": low, "max_budget_tokens": high}
+        drawn = {"task": scale.task, "num_problems": 2 * scale.problems, "model": bench.base, "form": form}
+        drawn |= {"min_budget_tokens": low, "max_budget_tokens": high, "out": rows}
         bench.command("data", "length_budgets", *flags(drawn))
         paid = {"model": start, "reward": f"lcpo_{form}"}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens

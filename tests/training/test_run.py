@@ -243,6 +243,12 @@ def test_starting_seeds_every_generator(tmp_path):
     assert torch.equal(torch.rand(3), first)
 
 
+def test_no_gradient_comes_from_an_attention_that_makes_it_no_number(tmp_path):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    start(Arguments(), arguments_of(tmp_path / "run"))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 # ---- pushing ----
 
 
