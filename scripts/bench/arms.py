@@ -292,7 +292,7 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     gpus = visible.split(",")
     workers = [
-        context.Process(target=work, args=(bench, queue, number, gpus[number % len(gpus)], jobs))
+        context.Process(target=work, args=(bench, queue, number, gpus[number % len(gpus)], -(-jobs // len(gpus))))
         for number in range(jobs)
     ]
     for worker in workers:
