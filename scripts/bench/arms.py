@@ -68,7 +68,8 @@ class Bench:
     out: Path
     scale: Scale
     problems: list[dict]  # of the test
-    backend: str = "auto"  # of what is sampled and tested
+
+    backend = "auto"  # of what is sampled and tested
 
     @property
     def traces(self) -> Path:
