@@ -3,7 +3,9 @@
 1. A row is a response of the reference model, the one that training starts from, with its reward. The policy is
    weighted by the ratio of its probability of the response to the reference's, each a geometric mean over tokens, and
    PPO clips the ratio. Nothing is generated.
-2. Rewards are brought to mean 0 and deviation 1 over the data set, as in the released code.
+2. Rewards are brought to mean 0 and deviation 1 over the data set, as in the released code. The mean of
+   (Lref - L) / L lies above 0, so that a response to a problem whose responses are all equally long counts as bad, and
+   is unlearnt with the rest of its kind; `center_rewards: false` leaves the mean, which is the reference model's.
 3. The reference is frozen: its log-probabilities, one number a row, are taken once before the first step, and kept
    in the checkpoints for a run that goes on.
 """
@@ -33,6 +35,9 @@ class OfflineConfig(SFTConfig):
     """SFTConfig with O1-Pruner's constants."""
 
     clip_range: float = field(default=0.2, metadata={"help": "How far from 1 the ratio of a response counts."})
+    center_rewards: bool = field(
+        default=True, metadata={"help": "Bring rewards to mean 0; false for those that compare with the reference."}
+    )
     max_length: int | None = field(
         default=1024, metadata={"help": "Most tokens of a prompt with its response; longer rows are left out."}
     )
@@ -61,7 +66,7 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
 
     def __init__(self, model: torch.nn.Module, args: OfflineConfig, train_dataset: Dataset, **rest):
         rows = train_dataset.remove_columns("reward")
-        rows = rows.add_column("advantage", standardized(train_dataset["reward"])).add_column(
+        rows = rows.add_column("advantage", standardized(train_dataset["reward"], args.center_rewards)).add_column(
             "row", [*range(len(rows))]
         )
         limit, args.max_length = args.max_length, None  # TRL would cut a row, and its reward is for all of it
@@ -141,8 +146,8 @@ def _means(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
     return mean_logprobs(logprobs, counted)
 
 
-def standardized(rewards: list[float]) -> list[float]:
-    """Rewards of mean 0 and deviation 1 over the data set.
+def standardized(rewards: list[float], center: bool = True) -> list[float]:
+    """Rewards of deviation 1 over the data set, and of mean 0 unless `center` is false.
 
     Raises:
         BadInput: one that is no number, or all the same.
@@ -157,4 +162,4 @@ def standardized(rewards: list[float]) -> list[float]:
         )
     if not values.std():
         raise BadInput("All rows have the same reward, which teaches nothing; take other traces, or another reward.")
-    return ((values - values.mean()) / values.std()).tolist()
+    return ((values - values.mean() * center) / values.std()).tolist()

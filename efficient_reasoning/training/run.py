@@ -39,7 +39,7 @@ _MINIMA = {
 # What the terminal shows of what a trainer logs.
 _SHOWN = (
     "loss", "mean_token_accuracy", "rewards/accuracies", "reward", "accuracy", "completions/mean_length",
-    "train_runtime",
+    "budget_error", "train_runtime",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score
 from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 
 SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
@@ -330,8 +331,9 @@ def save_points(traces: Iterable[dict], path: Path, order: dict[str, int]) -> No
 
 
 def table(out: Path, easy: int) -> str:
-    """Every point beside the base: accuracy, tokens, paired changes, removable share, height over the hull, equations
-    a problem, and the change of accuracy on problems of more than `easy` difficulty."""
+    """Every point beside the base: accuracy, tokens, paired changes, removable share, AES, height over the hull and
+    equations a problem; the change of tokens on problems of at most `easy` difficulty, and of tokens and accuracy on
+    the larger ones."""
     points: dict[tuple[str, str], list[np.ndarray]] = {}  # seeds of (arm, strategy@budget)
     for path in sorted((out / "points").glob("*.npz")):
         with np.load(path) as arrays:
@@ -341,9 +343,9 @@ def table(out: Path, easy: int) -> str:
     free = [seeds[0] for (arm, _), seeds in points.items() if arm.split()[0] == "base"]
     front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
     lines = [
-        "| arm | strategy | seeds | accuracy | tokens | change | accuracy change [95 %] | removable | over hull "
-        "| equations | larger |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| arm | strategy | seeds | accuracy | tokens | change | accuracy change [95 %] | removable | AES | over hull "
+        "| equations | easy: change | larger: change | accuracy |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (arm, point), values in sorted(points.items(), key=lambda item: item[0]):
         base = points["base" + GREEDY, "budget-forcing@None"][0] if arm.endswith(GREEDY) else sampled
@@ -358,13 +360,16 @@ def table(out: Path, easy: int) -> str:
         accuracy, mean = stacked[..., 0].mean(), stacked[..., 1].mean()
         larger = base[:, 0, 2] > easy
         gain = stacked[:, larger, :, 0].mean() - base[larger, :samples, 0].mean()
+        cuts = [stacked[:, these, :, 1].mean() / base[these, :, 1].mean() - 1 for these in (~larger, larger)]
+        score = accuracy_efficiency_score((tokens, base[..., 0].mean()), (mean, accuracy))
         over = accuracy - np.interp(mean, *zip(*front, strict=True))
         removable = (tokens - mean) / (tokens - floor)
         named = point.removesuffix("@None").replace("|", "\\|")
         lines.append(
             f"| {arm} | {named} | {seeds} | {accuracy:.1%} | {mean:.1f} | {mean / tokens - 1:+.1%} "
             f"| {100 * change.mean:+.2f} [{100 * change.low:+.2f}, {100 * change.high:+.2f}] {mark_of(change)} "
-            f"| {removable:.0%} | {100 * over:+.1f} | {stacked[..., 4].mean():.1f} | {100 * gain:+.1f} |"
+            f"| {removable:.0%} | {score:+.2f} | {100 * over:+.1f} | {stacked[..., 4].mean():.1f} "
+            f"| {cuts[0]:+.1%} | {cuts[1]:+.1%} | {100 * gain:+.1f} |"
         )
     return "\n".join(lines)
 

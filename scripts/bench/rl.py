@@ -39,6 +39,7 @@ class RLScale(Scale):
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
+        easy: greatest difficulty at which the base overthinks.
     """
 
     rl_steps: int = 400
@@ -47,6 +48,7 @@ class RLScale(Scale):
     num_generations: int = 8
     budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
     limit_tokens: int = 112
+    easy: int = 5
 
 
 # Settings of `train_rl` that a training without generation does not know.
@@ -154,15 +156,15 @@ def online(name: str, reward: str, seed: int = 0, parameters: dict | None = None
     return arm
 
 
-def offline(seed: int, name: str = "o1_pruner", learning_rate: float = 2e-5) -> Arm:
+def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
     """O1-Pruner on paid traces: three eighths of the responses that an online run sees, and none is generated."""
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"{name}-{seed}", "offline_rewards", bench.traces, seed=seed)
-        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": learning_rate, "max_length": 512}
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 2e-5, "max_length": 512}
         settings |= {"max_steps": 2 * bench.scale.steps, "per_device_train_batch_size": bench.scale.batch_size}
         settings |= dict.fromkeys(_ONLINE)
-        bench.test(f"{name} offline#{seed}", bench.train_rl(name, rows, seed, **settings))
+        bench.test(f"{name} offline#{seed}", bench.train_rl(name, rows, seed, **settings | own))
 
     return arm
 
