@@ -71,6 +71,7 @@ def test_a_row_that_is_too_long_is_left_out_and_not_cut(tiny_model, tmp_path):
 
 def test_rewards_are_brought_to_mean_0_and_deviation_1():
     assert standardized([1, 3]) == [-1, 1]
+    assert standardized([1, 3], center=False) == [1, 3]
     for rewards in ([1.0, None], [1.0, float("nan")], ["high", 1]):
         with pytest.raises(BadInput, match="The reward of some row is no number"):
             standardized(rewards)
