@@ -1,0 +1,1 @@
+"""Reasoning in hidden states instead of tokens."""

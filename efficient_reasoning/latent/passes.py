@@ -1,0 +1,161 @@
+"""Passes through a causal language model some of whose inputs are its own last hidden states.
+
+1. A latent is a position whose input is what the model made of the position before it, so latents are computed one
+   after another. What stands before them is read once into a key-value cache, each latent is a pass over one column
+   of the batch, and what follows them is one pass again: K + 2 passes, and no position is computed twice. Gradients
+   flow back through the cache.
+2. Rows may differ in their latents, also in having none. All latents of a batch end at the same column; where a row
+   has fewer, tokens of its prompt stand in the columns of others' latents, and are read there. So a row computes what
+   it would alone, and all processes can be made to run equally many passes.
+3. The head runs over what has a label, and over nothing else.
+
+Legend: B rows, W columns before the first latent of any row, K columns with latents, T columns behind them, S = W + K
++ T, D width, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from efficient_reasoning.errors import BadInput
+
+IGNORED = -100  # a label that does not count
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of a batch is made of.
+
+    Attributes:
+        prompt_ids: tokens before the latents; at least one.
+        latents: how many follow.
+        completion_ids: tokens behind them.
+        given: how many of the first completion ids are given, such as a delimiter, and are not to be learnt.
+    """
+
+    prompt_ids: Sequence[int]
+    latents: int
+    completion_ids: Sequence[int]
+    given: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows side by side.
+
+    Attributes:
+        input_ids: (B, S); what stands where a latent or padding is does not matter.
+        attention_mask: (B, S), 0 for padding, which is on both sides.
+        is_latent: (B, W + K) bool.
+        labels: (B, T), `IGNORED` where nothing is to be learnt.
+        first_column: W.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    is_latent: torch.Tensor
+    labels: torch.Tensor
+    first_column: int
+
+    @property
+    def end_column(self) -> int:
+        """W + K."""
+        return self.is_latent.shape[1]
+
+    def to(self, device: torch.device | str) -> Batch:
+        tensors = (self.input_ids, self.attention_mask, self.is_latent, self.labels)
+        return Batch(*(tensor.to(device) for tensor in tensors), self.first_column)
+
+
+def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Batch:
+    """A batch of rows.
+
+    Args:
+        rows: at least one.
+        pad_id: any token.
+        columns: K, where it is to be more than the most latents of these rows: the passes that other processes run.
+
+    Raises:
+        BadInput: a row without prompt, or with more latents than columns.
+    """
+    most = max(row.latents for row in rows)
+    columns = most if columns is None else columns
+    if most > columns or not all(row.prompt_ids for row in rows):
+        raise BadInput(f"A row has {most} latents of {columns} columns, or no prompt; latents need a token before them.")
+    first = max(1, *(len(row.prompt_ids) + row.latents - columns for row in rows))
+    end = first + columns
+    width = max(len(row.completion_ids) for row in rows)
+    input_ids = torch.full((len(rows), end + width), pad_id)
+    attention_mask = torch.zeros_like(input_ids)
+    is_latent = torch.zeros(len(rows), end, dtype=torch.bool)
+    labels = torch.full((len(rows), width), IGNORED)
+    for number, row in enumerate(rows):
+        until, last = end - row.latents, end + len(row.completion_ids)
+        begin = until - len(row.prompt_ids)
+        completion = torch.tensor(list(row.completion_ids), dtype=torch.long)
+        input_ids[number, begin:until] = torch.tensor(list(row.prompt_ids))
+        input_ids[number, end:last] = completion
+        attention_mask[number, begin:last] = 1
+        is_latent[number, until:] = True
+        labels[number, row.given : len(completion)] = completion[row.given :]
+    return Batch(input_ids, attention_mask, is_latent, labels, first)
+
+
+def completion_states(
+    model: PreTrainedModel, batch: Batch, recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """The last hidden states (B, T, D) from which the completions are predicted: each one column ahead.
+
+    Args:
+        model: a causal language model whose embeddings are as wide as its hidden states.
+        batch: on its device.
+        recycle: makes the input of a latent (B, D) of the hidden state before it (B, D); the same without.
+
+    Raises:
+        BadInput: gradient checkpointing, which would drop the cache, or embeddings of another width.
+    """
+    if model.is_gradient_checkpointing and model.training:
+        raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
+    embed = model.get_input_embeddings()
+    if recycle is None and embed.weight.shape[1] != model.get_output_embeddings().weight.shape[1]:
+        raise BadInput(
+            f"Embeddings are {embed.weight.shape[1]} wide and hidden states "
+            f"{model.get_output_embeddings().weight.shape[1]}, so one cannot be the input of another; use a projection."
+        )
+    embedded = embed(batch.input_ids)  # (B, S, D)
+    positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+    first, end = batch.first_column, batch.end_column
+    cache = DynamicCache(config=model.config)
+
+    def read(inputs: torch.Tensor, begin: int) -> torch.Tensor:
+        """Hidden states (B, C, D) of the inputs (B, C, D) of the columns from `begin` on."""
+        until = begin + inputs.shape[1]
+        return model.base_model(
+            inputs_embeds=inputs,
+            attention_mask=batch.attention_mask[:, :until],
+            position_ids=positions[:, begin:until],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    if first == end:
+        return read(embedded, 0)[:, end - 1 : -1]
+    state = read(embedded[:, :first], 0)[:, -1]  # (B, D)
+    for column in range(first, end):
+        latent = state if recycle is None else recycle(state)
+        is_latent = batch.is_latent[:, column, None]
+        inputs = torch.where(is_latent, latent.to(embedded.dtype), embedded[:, column])
+        state = read(inputs[:, None], column)[:, 0]
+    rest = read(embedded[:, end:], end)  # (B, T, D)
+    return torch.cat([state[:, None], rest[:, :-1]], 1)
+
+
+def completion_loss(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens, in nats. states (B, T, D), labels (B, T)."""
+    counted = labels != IGNORED
+    logits = model.get_output_embeddings()(states[counted])  # (N, V)
+    return torch.nn.functional.cross_entropy(logits.float(), labels[counted])
