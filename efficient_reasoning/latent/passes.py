@@ -85,7 +85,7 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
     most = max(row.latents for row in rows)
     columns = most if columns is None else columns
     if most > columns or not all(row.prompt_ids for row in rows):
-        raise BadInput(f"A row has {most} latents of {columns} columns, or no prompt; latents need a token before them.")
+        raise BadInput(f"A row has {most} latents of {columns} columns, or no token before them; give it one.")
     first = max(1, *(len(row.prompt_ids) + row.latents - columns for row in rows))
     end = first + columns
     width = max(len(row.completion_ids) for row in rows)
@@ -105,15 +105,19 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
     return Batch(input_ids, attention_mask, is_latent, labels, first)
 
 
-def completion_states(
+def read(
     model: PreTrainedModel, batch: Batch, recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> torch.Tensor:
-    """The last hidden states (B, T, D) from which the completions are predicted: each one column ahead.
+) -> tuple[torch.Tensor, DynamicCache]:
+    """Run the passes of a batch.
 
     Args:
         model: a causal language model whose embeddings are as wide as its hidden states.
         batch: on its device.
         recycle: makes the input of a latent (B, D) of the hidden state before it (B, D); the same without.
+
+    Returns:
+        the last hidden states (B, 1 + T, D) from the last column before the completions on, each of which predicts
+        the next column, and the cache of all columns (B, S).
 
     Raises:
         BadInput: gradient checkpointing, which would drop the cache, or embeddings of another width.
@@ -121,17 +125,18 @@ def completion_states(
     if model.is_gradient_checkpointing and model.training:
         raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
     embed = model.get_input_embeddings()
-    if recycle is None and embed.weight.shape[1] != model.get_output_embeddings().weight.shape[1]:
+    widths = embed.weight.shape[1], model.get_output_embeddings().weight.shape[1]
+    if recycle is None and widths[0] != widths[1]:
         raise BadInput(
-            f"Embeddings are {embed.weight.shape[1]} wide and hidden states "
-            f"{model.get_output_embeddings().weight.shape[1]}, so one cannot be the input of another; use a projection."
+            f"Embeddings are {widths[0]} wide and hidden states {widths[1]}, so that none can be the input of another; "
+            "use a projection."
         )
     embedded = embed(batch.input_ids)  # (B, S, D)
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
     first, end = batch.first_column, batch.end_column
     cache = DynamicCache(config=model.config)
 
-    def read(inputs: torch.Tensor, begin: int) -> torch.Tensor:
+    def states_of(inputs: torch.Tensor, begin: int) -> torch.Tensor:
         """Hidden states (B, C, D) of the inputs (B, C, D) of the columns from `begin` on."""
         until = begin + inputs.shape[1]
         return model.base_model(
@@ -143,19 +148,21 @@ def completion_states(
         ).last_hidden_state
 
     if first == end:
-        return read(embedded, 0)[:, end - 1 : -1]
-    state = read(embedded[:, :first], 0)[:, -1]  # (B, D)
+        return states_of(embedded, 0)[:, end - 1 :], cache
+    state = states_of(embedded[:, :first], 0)[:, -1]  # (B, D)
     for column in range(first, end):
         latent = state if recycle is None else recycle(state)
         is_latent = batch.is_latent[:, column, None]
         inputs = torch.where(is_latent, latent.to(embedded.dtype), embedded[:, column])
-        state = read(inputs[:, None], column)[:, 0]
-    rest = read(embedded[:, end:], end)  # (B, T, D)
-    return torch.cat([state[:, None], rest[:, :-1]], 1)
+        state = states_of(inputs[:, None], column)[:, 0]
+    return torch.cat([state[:, None], states_of(embedded[:, end:], end)], 1), cache
 
 
-def completion_loss(model: PreTrainedModel, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of the labelled tokens, in nats. states (B, T, D), labels (B, T)."""
-    counted = labels != IGNORED
+def completion_loss(
+    model: PreTrainedModel, batch: Batch, recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens of a batch, in nats; arguments are those of `read`."""
+    states = read(model, batch, recycle)[0][:, :-1]  # (B, T, D)
+    counted = batch.labels != IGNORED
     logits = model.get_output_embeddings()(states[counted])  # (N, V)
-    return torch.nn.functional.cross_entropy(logits.float(), labels[counted])
+    return torch.nn.functional.cross_entropy(logits.float(), batch.labels[counted])

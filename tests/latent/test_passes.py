@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.latent.passes import IGNORED, Row, collate, completion_loss, completion_states
+from efficient_reasoning.latent.passes import IGNORED, Row, collate, completion_loss, read
 
 VOCABULARY = 50
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
@@ -68,7 +68,7 @@ def test_loss_and_gradients_are_those_of_passes_without_a_cache(model, columns):
     rng = random.Random(0)
     rows = [row(rng, *sizes) for sizes in ROWS]
     batch = collate(rows, pad_id=0, columns=columns)
-    loss = completion_loss(model, completion_states(model, batch), batch.labels)
+    loss = completion_loss(model, batch)
     loss.backward()
     found = gradients(model)
     plain = -torch.cat([plain_logprobs(model, each) for each in rows]).mean()
@@ -87,8 +87,8 @@ def test_a_row_is_the_same_in_any_batch(model):
         alone = collate([rows[index]], pad_id=0)
         mixed = collate([*rows[index:], *rows[:index]], pad_id=7, columns=6)
         width = alone.labels.shape[1]
-        found = completion_states(model, mixed)[0, :width]
-        torch.testing.assert_close(found, completion_states(model, alone)[0], atol=1e-5, rtol=1e-4)
+        found = read(model, mixed)[0][0, : width + 1]
+        torch.testing.assert_close(found, read(model, alone)[0][0], atol=1e-5, rtol=1e-4)
 
 
 def test_without_latents_it_is_the_plain_model(model):
@@ -96,7 +96,7 @@ def test_without_latents_it_is_the_plain_model(model):
     rows = [row(rng, prompt, 0, completion) for prompt, completion in ((5, 4), (3, 6))]
     batch = collate(rows, pad_id=0)
     assert batch.first_column == batch.end_column == 5
-    states = completion_states(model, batch)
+    states, _ = read(model, batch)
     for number, each in enumerate(rows):
         ids = torch.tensor([[*each.prompt_ids, *each.completion_ids]])
         logits = model(ids).logits[0, len(each.prompt_ids) - 1 : -1]
@@ -105,14 +105,14 @@ def test_without_latents_it_is_the_plain_model(model):
 
 
 def test_every_latent_is_a_pass_and_nothing_is_read_twice(model, monkeypatch):
-    read = []
+    widths = []
     forward = model.base_model.forward
     monkeypatch.setattr(
-        model.base_model, "forward", lambda **named: read.append(named["inputs_embeds"].shape[1]) or forward(**named)
+        model.base_model, "forward", lambda **named: widths.append(named["inputs_embeds"].shape[1]) or forward(**named)
     )
     batch = collate([row(random.Random(3), 6, 4, 5)], pad_id=0)
-    completion_states(model, batch)
-    assert read == [6, 1, 1, 1, 1, 5]
+    read(model, batch)
+    assert widths == [6, 1, 1, 1, 1, 5]
 
 
 def test_what_is_recycled_may_be_projected(model):
@@ -120,7 +120,7 @@ def test_what_is_recycled_may_be_projected(model):
     projection = torch.nn.Linear(32, 32)
     each = row(random.Random(4), 5, 3, 4, 1)
     batch = collate([each], pad_id=0)
-    loss = completion_loss(model, completion_states(model, batch, projection), batch.labels)
+    loss = completion_loss(model, batch, projection)
     plain = -plain_logprobs(model, each, projection).mean()
     torch.testing.assert_close(loss, plain, atol=1e-5, rtol=1e-5)
     assert not torch.isclose(loss, -plain_logprobs(model, each).mean())
@@ -136,9 +136,9 @@ def test_what_is_given_is_not_learnt():
 def test_bad_batches_are_refused(model):
     with pytest.raises(BadInput, match="2 latents of 1 columns"):
         collate([Row([1], 2, [3])], pad_id=0, columns=1)
-    with pytest.raises(BadInput, match="latents need a token before them"):
+    with pytest.raises(BadInput, match="no token before them"):
         collate([Row([], 2, [3])], pad_id=0)
     model.train()
     model.gradient_checkpointing_enable()
     with pytest.raises(BadInput, match="set gradient_checkpointing to false"):
-        completion_states(model, collate([Row([1], 2, [3])], pad_id=0))
+        read(model, collate([Row([1], 2, [3])], pad_id=0))
