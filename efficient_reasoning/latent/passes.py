@@ -128,8 +128,8 @@ def read(
     widths = embed.weight.shape[1], model.get_output_embeddings().weight.shape[1]
     if recycle is None and widths[0] != widths[1]:
         raise BadInput(
-            f"Embeddings are {widths[0]} wide and hidden states {widths[1]}, so that none can be the input of another; "
-            "use a projection."
+            f"Embeddings are {widths[0]} wide and hidden states {widths[1]}: these cannot stand in for those; use a "
+            "projection."
         )
     embedded = embed(batch.input_ids)  # (B, S, D)
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
