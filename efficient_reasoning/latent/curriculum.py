@@ -1,0 +1,142 @@
+"""What a model is shown of a chain at which stage: the rows of Coconut, ICoT, and their controls.
+
+1. Coconut (arXiv 2412.06769): in stage s the first s steps of a chain are replaced by c latents each; behind
+   `max_stage` no step is left, and the latents stay. `pause` is the same curriculum with a learnt token in place of
+   every latent, which shows what recycling hidden states adds.
+2. ICoT (arXiv 2405.14838): in stage s the first s times `removed_tokens` tokens of a chain are left out, and nothing
+   comes in their place. A few more are, drawn anew for every row, so that the next stage is no surprise.
+3. `cot` keeps all steps, `no_cot` none; they have no stages.
+4. The thinking stands between the model's delimiters, latents included: question, open, bot, latents, eot, steps,
+   close, answer. What lies before the steps is given, at inference as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.latent.passes import Row
+
+Method = Literal["coconut", "pause", "icot", "cot", "no_cot"]
+_OFFSET_DECAY = 4.0  # of ICoT: one token more is e^4 times as rare
+
+
+@dataclass(frozen=True)
+class Example:
+    """A solved problem.
+
+    Attributes:
+        question_ids: the whole prompt.
+        step_ids: of each step of the chain, the line break that ends it included.
+        answer_ids: with the end token.
+    """
+
+    question_ids: Sequence[int]
+    step_ids: Sequence[Sequence[int]]
+    answer_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Markers:
+    """The tokens around.
+
+    Attributes:
+        open_ids, close_ids: the model's delimiters of thinking.
+        bot_id, eot_id: begin and end of the latents.
+        pause_id: what `pause` shows instead of them.
+    """
+
+    open_ids: Sequence[int]
+    close_ids: Sequence[int]
+    bot_id: int
+    eot_id: int
+    pause_id: int
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Makes rows of examples.
+
+    Attributes:
+        method: see above.
+        steps_per_stage: of the optimizer.
+        max_stage: the last stage in which steps are replaced one by one; of ICoT the last stage.
+        latents_per_step: c.
+        pad_latents: as many latents for chains with fewer steps than the stage.
+        uniform_prob: probability that an example is shown at any stage up to its number of steps instead.
+        mixed_stages: draw an earlier stage i for every example, i + 1 times as often as the first.
+        removed_tokens: of ICoT, in each stage.
+    """
+
+    method: Method
+    steps_per_stage: int
+    max_stage: int = 6
+    latents_per_step: int = 1
+    pad_latents: bool = True
+    uniform_prob: float = 0.0
+    mixed_stages: bool = False
+    removed_tokens: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("steps_per_stage", "max_stage", "latents_per_step", "removed_tokens"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"{name} is {getattr(self, name)}; give at least 1.")
+        if not 0 <= self.uniform_prob <= 1:
+            raise BadInput(f"uniform_prob is {self.uniform_prob}; give a number between 0 and 1.")
+
+    @property
+    def last_stage(self) -> int:
+        return {"coconut": self.max_stage + 1, "pause": self.max_stage + 1, "icot": self.max_stage}.get(self.method, 0)
+
+    @property
+    def most_latents(self) -> int:
+        """Of a row, in any stage, pauses included."""
+        return self.max_stage * self.latents_per_step if self.method in ("coconut", "pause") else 0
+
+    def stage(self, step: int) -> int:
+        """Of an optimizer step, the first of which is 0."""
+        return min(step // self.steps_per_stage, self.last_stage)
+
+    def begins_stage(self, step: int) -> bool:
+        """Whether an optimizer step is the first of a later stage, before which the optimizer starts anew."""
+        return step > 0 and self.stage(step) != self.stage(step - 1)
+
+    def row(self, example: Example, stage: int, markers: Markers, rng: random.Random) -> Row:
+        """What is shown of an example in a stage."""
+        if self.method in ("coconut", "pause"):
+            return self._latent_row(example, self._drawn(stage, len(example.step_ids), rng), markers)
+        chain = list(itertools.chain.from_iterable(example.step_ids))
+        if self.method == "no_cot":
+            chain = []
+        elif self.method == "icot" and stage:
+            chain = chain[stage * self.removed_tokens + _offset(rng) :]
+        completion = [*markers.open_ids, *chain, *markers.close_ids, *example.answer_ids]
+        return Row(example.question_ids, 0, completion)
+
+    def _drawn(self, stage: int, steps: int, rng: random.Random) -> int:
+        if rng.random() < self.uniform_prob:
+            return rng.randint(0, min(steps, self.max_stage))
+        if self.mixed_stages:
+            return rng.choices(range(stage + 1), weights=range(1, stage + 2))[0]
+        return stage
+
+    def _latent_row(self, example: Example, stage: int, markers: Markers) -> Row:
+        steps = len(example.step_ids)
+        replaced = min(stage, self.max_stage)
+        latents = self.latents_per_step * (replaced if self.pad_latents else min(replaced, steps))
+        left = example.step_ids[stage:] if stage <= self.max_stage else []
+        completion = [markers.eot_id, *itertools.chain.from_iterable(left), *markers.close_ids, *example.answer_ids]
+        prompt = [*example.question_ids, *markers.open_ids, markers.bot_id]
+        if self.method == "pause":
+            return Row([*prompt, *[markers.pause_id] * latents], 0, completion, given=1)
+        return Row(prompt, latents, completion, given=1)
+
+
+def _offset(rng: random.Random) -> int:
+    """How many tokens more are removed: k with probability (1 - 1/e^4) / e^4k."""
+    return int(-math.log(1 - rng.random()) / _OFFSET_DECAY)
