@@ -62,14 +62,15 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     from efficient_reasoning import training
     from efficient_reasoning.answers import check_problems
     from efficient_reasoning.prompts import template_kwargs
-    from efficient_reasoning.rewards import get_length_reward, takes
-    from efficient_reasoning.rl.algorithms import trainer_class
-    from efficient_reasoning.rl.guards import CollapseGuard, check_settings
+    from efficient_reasoning.rewards import get_length_reward, needed_columns, takes
+    from efficient_reasoning.rl.algorithms import COLUMNS, trainer_class
+    from efficient_reasoning.rl.guards import CollapseGuard, check_rows, check_settings
     from efficient_reasoning.rl.reward_memory import RewardMemory
     from efficient_reasoning.rl.rollouts import EngineRollouts
     from efficient_reasoning.training.rows import budget_range
 
-    rows = training.load_rows(arguments.data, ("prompt", "answer", "task"))
+    numbers = (*needed_columns(arguments.reward), *COLUMNS.get(arguments.algorithm, ()))
+    rows = training.load_rows(arguments.data, ("prompt", "answer", "task", *numbers))
     check_problems(rows)
     metadata = base.metadata_of(rows, stage="rl", method=f"{arguments.algorithm} {arguments.reward}")
     metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
@@ -88,7 +89,11 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
         )
     if config.temperature <= 0:
         raise BadInput(f"temperature is {config.temperature}; responses that are all alike teach nothing, give more.")
-    check_settings(reward, config)
+    kind = trainer_class(arguments.algorithm)
+    if hasattr(kind, "check"):
+        kind.check(reward)
+    check_settings(reward, config, arguments.algorithm)
+    check_rows(arguments.data, rows, numbers, arguments.reward, config.max_completion_length)
     rollouts = None
     if config.use_vllm:
         # TRL renders the prompts; the switch that a template knows has to say what it says in inference.
@@ -99,14 +104,14 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
-    trainer = trainer_class(arguments.algorithm)(
+    trainer = kind(
         model=base.path,
         reward_funcs=reward,
         args=config,
         train_dataset=rows,
         processing_class=base.tokenizer,
         rollout_func=rollouts,
-        callbacks=[RewardMemory([reward]), CollapseGuard(arguments.guard_steps)],
+        callbacks=[RewardMemory([reward]), CollapseGuard(arguments.guard_steps, arguments.algorithm)],
     )
     training.finish(trainer, metadata, base.problems_with(rows))
 

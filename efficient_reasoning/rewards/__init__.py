@@ -158,7 +158,10 @@ class LengthReward:
         encoded = [encode_prompt(tokenizer, prompt) for prompt, first in zip(prompts, starts, strict=True) if first]
         rewards, rollouts = self.score(completion_ids, [encoded[group] for group in groups], groups, columns)
         if log_metric is not None:  # TRL's logger
-            for metric, value in _metrics(rollouts, rewards, self.shaping.pays_length).items():
+            pays_length = self.shaping.pays_length
+            if _has_memory(self.__name__):  # and may have nothing to compare with yet
+                pays_length = pays_length and bool((rewards != rollouts.correct).any())
+            for metric, value in _metrics(rollouts, rewards, pays_length).items():
                 log_metric(metric, value)
         return rewards.tolist()
 
@@ -255,6 +258,12 @@ def _formula(name: str) -> Callable[..., np.ndarray]:
 
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"efficient_reasoning.rewards.{name}")
+
+
+def needed_columns(name: str) -> tuple[str, ...]:
+    """Numeric columns that a formula reads, beside `answer` and `task`."""
+    _formula(name)
+    return getattr(_module(name), "COLUMNS", ())
 
 
 def takes(name: str, parameter: str) -> bool:

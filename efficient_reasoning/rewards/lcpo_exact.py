@@ -6,6 +6,8 @@ import numpy as np
 
 from efficient_reasoning.rewards import Rollouts
 
+COLUMNS = ("budget_tokens",)  # that it reads
+
 
 def lcpo_exact(rollouts: Rollouts, alpha: float = 3e-4) -> np.ndarray:
     """C - alpha |n - L|, with n tokens asked for in the prompt: column `budget_tokens` of the training rows.

@@ -8,6 +8,8 @@ import numpy as np
 
 from efficient_reasoning.rewards import Rollouts
 
+COLUMNS = ("budget_tokens",)  # that it reads
+
 
 def lcpo_max(
     rollouts: Rollouts, alpha: float = 3e-4, delta: float = 0.5, form: Literal["paper", "released"] = "paper"

@@ -1,7 +1,8 @@
 """Length rewards by a dotted name alone, which is all that TRL's own command line takes.
 
     LENGTH_REWARD_MODEL=my/model LENGTH_REWARD_PARAMETERS='{weight: 0.5}' \\
-        trl grpo --model_name_or_path my/model --reward_funcs efficient_reasoning.rewards.named.kimi ...
+        trl grpo --model_name_or_path my/model --reward_funcs efficient_reasoning.rewards.named.kimi \\
+        --scale_rewards batch ...
 
 The tokenizer and the delimiters come from `LENGTH_REWARD_MODEL`, a folder or Hub id; `LENGTH_REWARD_PARAMETERS` is a
 YAML mapping of the formula's parameters, `count` and `shaping`. The data set has `prompt`, `answer` and `task`.

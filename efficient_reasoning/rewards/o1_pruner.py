@@ -6,6 +6,8 @@ import numpy as np
 
 from efficient_reasoning.rewards import Rollouts
 
+COLUMNS = ("reference_tokens", "reference_accuracy")  # that it reads
+
 
 def o1_pruner(rollouts: Rollouts, accuracy_weight: float = 2.0, low: float = -2.0, high: float = 4.0) -> np.ndarray:
     """(Lref - L) / L + lambda (C - Aref), clipped to [low, high].

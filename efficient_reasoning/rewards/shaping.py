@@ -5,7 +5,8 @@ can be had with any of these; weight 0 leaves plain accuracy.
 
 1. *Warm-up* (Kimi k1.5, arXiv 2501.12599): weight 0 for the first batches.
 2. *Gates*: weight 0 for a batch less accurate than the best so far by more than a tolerance (Short-RL, arXiv
-   2505.12284), or for all groups of a batch but the most accurate ones (GRPO-lambda, arXiv 2505.18086).
+   2505.12284), or than a floor, or for all groups of a batch but the most accurate ones (GRPO-lambda, arXiv
+   2505.18086).
 3. *Floor* (A-DLP, arXiv 2505.18298): a weight that falls while the accuracy is below a floor, and rises again above
    it. A-DLP's has no upper end; this one begins at 1, and stays within 0 and 1.
 4. *Order*: no wrong response earns more than the correct one of its group that earns least.
@@ -25,7 +26,7 @@ from efficient_reasoning.errors import BadInput, near
 if TYPE_CHECKING:
     from efficient_reasoning.rewards import Rollouts
 
-Gate = Literal["none", "batch", "groups"]
+Gate = Literal["none", "batch", "groups", "floor"]
 
 
 @dataclass
@@ -34,11 +35,11 @@ class Shaping:
 
     Attributes:
         warmup_batches: first batches of responses in which only the accuracy counts.
-        gate: "batch" or "groups" has to be accurate enough.
+        gate: "batch" or "groups" has to be accurate enough; "floor": the batch has to reach `accuracy_floor`.
         gate_tolerance: of "batch", how much less accurate than the best batch so far it may be.
         gate_share: of "groups", the share of a batch's groups, the most accurate ones, in which the length counts; of
             equally accurate ones those with the shorter responses.
-        accuracy_floor: under which the weight falls; None for no floor.
+        accuracy_floor: under which the weight falls, or is 0 at once with gate "floor"; None for no floor.
         floor_rate: change of the weight after a batch: this times accuracy minus floor.
         ordered: hold wrong responses under the correct ones.
         memory: of earlier batches, as JSON.
@@ -63,6 +64,8 @@ class Shaping:
             raise BadInput(f"warmup_batches is {self.warmup_batches!r}; give a whole number of at least 0.")
         if self.gate not in get_args(Gate):
             raise BadInput(f"gate is {self.gate!r}; choose {', '.join(get_args(Gate))}.")
+        if self.gate == "floor" and self.accuracy_floor is None:
+            raise BadInput("gate is floor, and there is none; give accuracy_floor.")
         if type(self.ordered) is not bool:
             raise BadInput(f"ordered is {self.ordered!r}; give true or false.")
         for name in ("gate_tolerance", "gate_share", "accuracy_floor", "floor_rate"):
@@ -101,12 +104,13 @@ class Shaping:
         accuracy = float(everyone.correct.mean())
         batches = self.memory.get("batches", 0)
         best = max(accuracy, self.memory.get("best_accuracy", 0.0))
-        weight = self.memory.get("floor_weight", 1.0) if self.accuracy_floor is not None else 1.0
+        moves = self.accuracy_floor is not None and self.gate != "floor"
+        weight = self.memory.get("floor_weight", 1.0) if moves else 1.0
         counts = self._counts(rollouts, everyone, accuracy, best) & (batches >= self.warmup_batches)
         self.pays_length = bool(counts.any()) and weight > 0
         shaped = rollouts.correct + weight * np.where(counts, rewards - rollouts.correct, 0.0)
         self.memory = {"batches": batches + 1, "best_accuracy": best}
-        if self.accuracy_floor is not None:
+        if moves:
             moved = weight + self.floor_rate * (accuracy - self.accuracy_floor)
             self.memory["floor_weight"] = min(1.0, max(0.0, moved))
         return _in_order(shaped, rollouts) if self.ordered else shaped
@@ -115,6 +119,8 @@ class Shaping:
         """Of which responses (N,) the length counts."""
         if self.gate == "batch":
             return np.full(len(rollouts.lengths), accuracy >= best - self.gate_tolerance)
+        if self.gate == "floor":
+            return np.full(len(rollouts.lengths), accuracy >= self.accuracy_floor)
         if self.gate == "groups":
             places = np.unique(everyone.groups, return_index=True)[1]
             ranks = np.sort(_ranks(everyone)[places])[::-1]  # of each group

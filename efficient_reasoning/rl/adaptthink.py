@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from trl.models.utils import disable_gradient_checkpointing
@@ -23,6 +24,9 @@ from trl.models.utils import disable_gradient_checkpointing
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rl.config import LengthRewardConfig
 from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
+
+if TYPE_CHECKING:
+    from efficient_reasoning.rewards import LengthReward
 
 _REFERENCE = "reference_accuracy"
 
@@ -62,14 +66,18 @@ class AdaptThinkTrainer(CorrectedGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        [reward] = self.reward_funcs
-        if reward.__name__ != "accuracy":
-            raise BadInput(f"reward is {reward.__name__}, and AdaptThink pays accuracy alone; give that.")
+        self.check(*self.reward_funcs)
         if _REFERENCE not in self.train_dataset.column_names:
             raise BadInput(
                 f"AdaptThink needs column {_REFERENCE!r}; write the rows with `efficient-reasoning data "
                 "reference_lengths`."
             )
+
+    @staticmethod
+    def check(reward: LengthReward) -> None:
+        """Raise BadInput for a reward that does not go with it."""
+        if reward.__name__ != "accuracy":
+            raise BadInput(f"reward is {reward.__name__}, and AdaptThink pays accuracy alone; give that.")
 
     def _calculate_rewards(self, *args) -> torch.Tensor:
         self._rewards = super()._calculate_rewards(*args)  # (N of all processes, 1)

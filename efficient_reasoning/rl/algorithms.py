@@ -14,6 +14,8 @@ _ALGORITHMS = {
     "rloo": ("rloo:RLOOConfig", "rloo:RLOOTrainer"),
     "offline": ("offline:OfflineConfig", "offline:OfflineTrainer"),
 }
+# Numeric columns that an algorithm reads, beside those of the reward.
+COLUMNS = {"adaptthink": ("reference_accuracy",)}
 CONFIGS = {name: f"{_ROOM}.{config}" for name, (config, _) in _ALGORITHMS.items()}
 
 

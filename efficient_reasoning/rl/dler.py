@@ -11,12 +11,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rl.config import LengthRewardConfig
 from efficient_reasoning.rl.rollout_correction import CorrectedGRPOTrainer
+
+if TYPE_CHECKING:
+    from efficient_reasoning.rewards import LengthReward
 
 _PARTS = 8  # of what `GRPOTrainer._generate` returns
 _PER_RESPONSE = (0, 1, 3, 4)  # prompt ids, completion ids, completions, log-probabilities
@@ -45,12 +49,16 @@ class DLERTrainer(CorrectedGRPOTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        [reward] = self.reward_funcs
+        self.check(*self.reward_funcs)
+        self._ready: tuple | None = None  # what `_generate` has to return
+
+    @staticmethod
+    def check(reward: LengthReward) -> None:
+        """Raise BadInput for a reward that does not go with it."""
         if reward.remembers:
             raise BadInput(
                 f"Reward {reward.__name__} or its shaping remembers batches, and dler pays some twice; use grpo."
             )
-        self._ready: tuple | None = None  # what `_generate` has to return
 
     def _generate(self, prompts: list) -> tuple:
         if self._ready is None:

@@ -7,7 +7,7 @@ alike, or the policy draws the same again and again. What is stopped ends as bad
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from transformers import TrainerCallback
@@ -16,16 +16,18 @@ from efficient_reasoning.errors import BadInput
 
 if TYPE_CHECKING:
     import torch
+    from datasets import Dataset
     from trl import GRPOConfig
 
     from efficient_reasoning.rewards import LengthReward
 
 _NAME = "collapse_guard"
 _NO_LENGTH_TERM = ("accuracy", "thinkprune")  # what a response is paid is the same for all that are right
-_PUNISH_CUTS = ("cosine", "thinkprune")
+_PUNISH_CUTS = ("cosine", "thinkprune")  # rewards, and algorithms that punish responses that are cut off, or read them
+_READ_CUTS = ("dler", "adaptthink", "mrt")
 
 
-def check_settings(reward: LengthReward, config: GRPOConfig) -> None:
+def check_settings(reward: LengthReward, config: GRPOConfig, algorithm: str = "grpo") -> None:
     """Refuse what would silently train something else.
 
     Raises:
@@ -39,8 +41,35 @@ def check_settings(reward: LengthReward, config: GRPOConfig) -> None:
                 f"{key} is {value}, which divides the weight of reward {name}'s length term out again in every group "
                 "that is all correct; leave it out."
             )
-    if config.mask_truncated_completions and name in _PUNISH_CUTS:
-        raise BadInput(f"mask_truncated_completions leaves out what reward {name} is to punish; give false.")
+    reader = f"reward {name}" if name in _PUNISH_CUTS else algorithm if algorithm in _READ_CUTS else None
+    if config.mask_truncated_completions and reader:
+        raise BadInput(f"mask_truncated_completions leaves out what {reader} has to see; give false.")
+    if config.max_completion_length is None:
+        raise BadInput("max_completion_length is null; give the most tokens of a response.")
+
+
+def check_rows(path: str, rows: Dataset, names: Sequence[str], reward: str, limit_tokens: int) -> None:
+    """Refuse rows that would end a run in its middle, or teach nothing.
+
+    Args:
+        path: of the rows, for the message.
+        rows: with these columns.
+        names: of columns that hold numbers.
+        reward: its name.
+        limit_tokens: of a response.
+
+    Raises:
+        BadInput: a value that is no number, or more tokens asked for than a response may have.
+    """
+    for name in names:
+        for number, value in enumerate(rows[name], start=1):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise BadInput(f"{path}, row {number}: its {name} is {value!r}, no number; write the rows again.")
+    if reward == "lcpo_exact" and (most := max(rows["budget_tokens"])) > limit_tokens:
+        raise BadInput(
+            f"{path} asks for up to {most} tokens, and max_completion_length is {limit_tokens}; raise it, or write "
+            "rows with a lower max_budget_tokens."
+        )
 
 
 class _Sign(NamedTuple):
@@ -71,27 +100,39 @@ _SIGNS = (
 )
 
 
+# What is no sign under an algorithm: no means of groups, or a limit that is to cut off.
+_NO_SIGN = {
+    "adaptthink": ("informative_groups",),
+    "ppo": ("informative_groups",),
+    "dler": ("completions/clipped_ratio",),
+}
+_LAST = "last log"
+
+
 class CollapseGuard(TrainerCallback):
     """Stops a run in which something is wrong for too many steps on end, also across resumptions.
 
     Args:
         patience_steps: how many; 0 for never.
+        algorithm: what makes advantages; not every sign is one under each.
     """
 
-    def __init__(self, patience_steps: int):
+    def __init__(self, patience_steps: int, algorithm: str = "grpo"):
         self.patience_steps = patience_steps
-        self._seen: dict[str, dict[str, float]] = {}  # of each metric: its first value, the last step, bad steps
+        self.signs = [sign for sign in _SIGNS if sign.metric not in _NO_SIGN.get(algorithm, ())]
+        self._seen: dict[str, dict[str, float]] = {}  # of each metric: its first value, and bad steps
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._seen = state.stateful_callbacks.setdefault(_NAME, self._seen)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        for sign in _SIGNS if self.patience_steps else ():
+        last = self._seen.setdefault(_LAST, {"step": 0})
+        steps = state.global_step - last["step"]  # that this log tells of
+        last["step"] = state.global_step
+        for sign in self.signs if self.patience_steps and steps else ():
             if (value := (logs or {}).get(sign.metric)) is None:
-                continue
-            seen = self._seen.setdefault(sign.metric, {"first": value, "step": 0, "bad_steps": 0})
-            steps = state.global_step - seen["step"]
-            seen["step"] = state.global_step
+                continue  # also while the length does not count yet
+            seen = self._seen.setdefault(sign.metric, {"first": value, "bad_steps": 0})
             seen["bad_steps"] = seen["bad_steps"] + steps if sign.is_bad(value, seen["first"]) else 0
             if seen["bad_steps"] >= self.patience_steps:
                 stopped = f"Stopped at step {state.global_step}: for {seen['bad_steps']} steps {sign.says}"

@@ -41,6 +41,9 @@ class PPOConfig(LengthRewardConfig):
         for name in ("value_coef", "value_clip", "value_learning_rate"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name} is {getattr(self, name)}; give a number above 0.")
+        if self.ddp_find_unused_parameters:
+            raise BadInput("The critic stands outside of the forward pass; set ddp_find_unused_parameters to false.")
+        self.ddp_find_unused_parameters = False  # left open, transformers sets it to true
         if self.use_vllm:
             raise BadInput(
                 "vLLM would be sent the critic among the weights, and has none; leave out use_vllm with ppo."

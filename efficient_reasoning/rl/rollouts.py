@@ -88,6 +88,12 @@ class EngineRollouts:
             _opening(self.thinking, ids, self.empty_share, index % config.num_generations, config.num_generations)
             for index, ids in enumerate(encoded)
         ]
+        longest = max(len(opening.ids) for opening in openings)
+        if longest >= config.max_completion_length:
+            raise BadInput(
+                f"max_completion_length is {config.max_completion_length}, and an empty block takes {longest} tokens; "
+                "raise it."
+            )
         requests = [
             Request(
                 [*ids, *opening.ids],
@@ -177,4 +183,6 @@ def _copy(model: PreTrainedModel, bf16: bool) -> PreTrainedModel:
 
     with torch.device(model.device):
         own = type(model)(copy.deepcopy(model.config))
-    return own.to(torch.bfloat16 if bf16 else model.dtype).requires_grad_(False).eval()
+    for weight in own.parameters():  # and no buffer: in bf16, rotary angles are radians off after a thousand tokens
+        weight.data = weight.data.to(torch.bfloat16 if bf16 else model.dtype)
+    return own.requires_grad_(False).eval()

@@ -387,6 +387,8 @@ CASES = [
     ("rl_length", {"reward_shaping": "{gate: all}"}, "gate is 'all'; choose none, batch, groups"),
     ("rl_length", {"scale_rewards": "group"}, "scale_rewards is group, which divides the weight of reward kimi"),
     ("rl_length", {"temperature": 0}, "temperature is 0.*; responses that are all alike teach nothing"),
+    ("rl_length", {"algorithm": "ppo", "ddp_find_unused_parameters": True}, "set ddp_find_unused_parameters to false"),
+    ("rl_length", {"reward": "lcpo_exact", "dry_run": True}, "line 1: no 'budget_tokens'; every row needs"),
     ("rl_length", {"per_device_train_batch_size": 4000}, r"rows, and a batch takes 1000; give more"),
     ("rl_length", {"num_generations": 3}, r"must be divisible by num_generations \(3\)"),
 ]
@@ -476,6 +478,13 @@ def test_ppo_with_a_reward_that_remembers_on_two_processes(argv, tmp_path):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     check_output(tmp_path / "run")
     assert all(row["value_loss"] > 0 and row["grad_norm"] > 0 for row in logged(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_ppo_on_two_processes_without_deepspeed(argv, tmp_path):
+    done = launch("rl_length", argv("rl_length", algorithm="ppo", gradient_checkpointing=False), tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    check_output(tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -328,6 +328,16 @@ def test_laser_d_pays_within_the_targets_of_the_batches_before():
     assert reward.memory["formula"]["targets"] == {"easy": len(LONG) - 1, "medium": len(SHORT) - 1}
 
 
+@pytest.mark.parametrize(("name", "batches"), [("laser_d", 2), ("hapo", 1)])
+def test_groups_without_anything_to_compare_with_are_not_called_uninformative(name, batches):
+    reward = get_length_reward(name, thinking=THINKING, **({"refresh_batches": 2} if name == "laser_d" else {}))
+    batch = {"completions": [""] * 2, "prompts": [PROMPT] * 2, "completion_ids": [SHORT, LONG]}
+    for number in range(batches + 2):
+        heard = {}
+        reward(**batch, answer=["23"] * 2, task=["numeric"] * 2, log_metric=heard.__setitem__)
+        assert ("informative_groups" in heard) == (number >= batches)
+
+
 def test_laser_d_takes_the_length_in_which_one_answer_is_to_be_expected():
     from efficient_reasoning.rewards.laser_d import remember
 

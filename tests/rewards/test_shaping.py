@@ -75,6 +75,15 @@ def test_below_the_floor_the_weight_falls_and_above_it_it_rises():
     assert rewards_of(shaping, [[1, 0]]) == PLAIN
 
 
+def test_below_a_floor_the_length_may_stop_counting_at_once():
+    shaping = Shaping(gate="floor", accuracy_floor=0.75)
+    paid = [rewards_of(shaping, [batch]) for batch in ([1, 1], [1, 0], [1, 1])]
+    assert paid == [[1.5, 1.5], PLAIN, [1.5, 1.5]]
+    assert shaping.pays_length
+    rewards_of(shaping, [[0, 1]])
+    assert not shaping.pays_length
+
+
 def test_no_wrong_response_earns_more_than_a_right_one_of_its_group():
     shaped = rewards_of(Shaping(ordered=True), [[1, 1, 0], [0, 0]], [2, 0.5, 1.7, 1.7, 0.1])
     assert shaped == [2, 0.5, 0.5, 1.7, 0.1]
@@ -96,7 +105,8 @@ def test_another_object_goes_on_where_this_one_was():
         ({"memory": {}}, "reward_shaping has no 'memory'"),
         ({"warmup_batches": -1}, "warmup_batches is -1"),
         ({"warmup_batches": 1.5}, "warmup_batches is 1.5"),
-        ({"gate": "group"}, "gate is 'group'; choose none, batch, groups"),
+        ({"gate": "group"}, "gate is 'group'; choose none, batch, groups, floor"),
+        ({"gate": "floor"}, "gate is floor, and there is none; give accuracy_floor"),
         ({"gate_share": 20}, "gate_share is 20; give a number between 0 and 1"),
         ({"accuracy_floor": "high"}, "accuracy_floor is 'high'"),
         ({"gate": "groups", "gate_share": None}, "gate_share is None"),

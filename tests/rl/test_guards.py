@@ -7,20 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rewards import get_length_reward
 from efficient_reasoning.rl.config import LengthRewardConfig
-from efficient_reasoning.rl.guards import CollapseGuard, check_gradient, check_settings
+from efficient_reasoning.rl.guards import CollapseGuard, check_gradient, check_rows, check_settings
 from efficient_reasoning.thinking import ThinkingFormat
 
 THINKING = ThinkingFormat.from_tokenizer(load_tokenizer(resolve_model("overthinker")))
 
 
-def settings(reward: str, tmp_path, parameters: dict | None = None, **changes) -> None:
+def settings(reward: str, tmp_path, parameters: dict | None = None, algorithm: str = "grpo", **changes) -> None:
     config = LengthRewardConfig(output_dir=str(tmp_path), bf16=False, **changes)
-    check_settings(get_length_reward(reward, thinking=THINKING, **parameters or {}), config)
+    check_settings(get_length_reward(reward, thinking=THINKING, **parameters or {}), config, algorithm)
 
 
 @pytest.mark.parametrize("reward", ["kimi", "o1_pruner", "arora_zanette"])
@@ -38,8 +39,31 @@ def test_a_weight_that_scaling_divides_out_is_refused(tmp_path, reward, key, val
 @pytest.mark.parametrize(("reward", "limit"), [("thinkprune", "limit_tokens"), ("cosine", "max_tokens")])
 def test_a_reward_for_cutting_off_needs_what_was_cut_off(tmp_path, reward, limit):
     settings("kimi", tmp_path, mask_truncated_completions=True)
-    with pytest.raises(BadInput, match=f"mask_truncated_completions leaves out what reward {reward} is to punish"):
+    with pytest.raises(BadInput, match=f"mask_truncated_completions leaves out what reward {reward} has to see"):
         settings(reward, tmp_path, {limit: 9}, mask_truncated_completions=True)
+
+
+@pytest.mark.parametrize("algorithm", ["dler", "adaptthink", "mrt"])
+def test_so_does_an_algorithm(tmp_path, algorithm):
+    settings("accuracy", tmp_path, mask_truncated_completions=True)
+    with pytest.raises(BadInput, match=f"mask_truncated_completions leaves out what {algorithm} has to see"):
+        settings("accuracy", tmp_path, algorithm=algorithm, mask_truncated_completions=True)
+
+
+def test_responses_have_a_limit(tmp_path):
+    with pytest.raises(BadInput, match="max_completion_length is null"):
+        settings("kimi", tmp_path, max_completion_length=None)
+
+
+@pytest.mark.parametrize("value", [None, "12", True, float("nan")])
+def test_every_row_has_its_numbers(value):
+    rows = Dataset.from_dict({"budget_tokens": [12, 30]})
+    check_rows("rows.jsonl", rows, ["budget_tokens"], "lcpo_exact", 30)
+    with pytest.raises(BadInput, match=r"rows.jsonl, row 2: its budget_tokens is .*, no number"):
+        check_rows("rows.jsonl", {"budget_tokens": [12, value]}, ["budget_tokens"], "lcpo_exact", 30)
+    with pytest.raises(BadInput, match="asks for up to 30 tokens, and max_completion_length is 29; raise it"):
+        check_rows("rows.jsonl", rows, ["budget_tokens"], "lcpo_exact", 29)
+    check_rows("rows.jsonl", rows, ["budget_tokens"], "lcpo_max", 29)
 
 
 def logging(guard: CollapseGuard, *values: float, metric: str, every: int = 5, saved: dict | None = None) -> None:
@@ -66,6 +90,36 @@ def test_what_collapses_for_long_is_stopped_with_advice(metric, bad, good, advic
     logging(CollapseGuard(0), first, bad, bad, bad, metric=metric)
     with pytest.raises(BadInput, match=f"Stopped at step 20: for 10 steps {advice}.*guard_steps: 0"):
         logging(CollapseGuard(10), first, good, bad, bad, metric=metric)
+
+
+def test_steps_of_which_nothing_was_logged_are_not_bad():
+    """The length did not count in them."""
+    guard = CollapseGuard(10)
+    state = SimpleNamespace(global_step=0, stateful_callbacks={})
+    guard.on_train_begin(None, state, None)
+    for step, logs in ((1, {"informative_groups": 0.9}), *((step, {}) for step in range(2, 35)), (35, None)):
+        state.global_step = step
+        guard.on_log(None, state, None, logs={"loss": 0.0, **(logs if logs is not None else {})})
+    for step in range(36, 45):
+        state.global_step = step
+        guard.on_log(None, state, None, logs={"informative_groups": 0.1})
+    state.global_step = 45
+    with pytest.raises(BadInput, match="Stopped at step 45: for 10 steps"):
+        guard.on_log(None, state, None, logs={"informative_groups": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "metric", "bad"),
+    [
+        ("adaptthink", "informative_groups", 0.0),
+        ("ppo", "informative_groups", 0.0),
+        ("dler", "completions/clipped_ratio", 0.9),
+    ],
+)
+def test_what_an_algorithm_is_made_for_is_no_sign(algorithm, metric, bad):
+    logging(CollapseGuard(10, algorithm), *[bad] * 5, metric=metric)
+    with pytest.raises(BadInput, match="Stopped at step 10"):
+        logging(CollapseGuard(10), *[bad] * 5, metric=metric)
 
 
 def test_a_resumed_run_goes_on_counting():

@@ -152,4 +152,9 @@ def test_the_copy_that_captured_steps_read_follows_the_weights(trainer, thinking
         with torch.no_grad():
             model.get_input_embeddings().weight.mul_(torch.linspace(-1, 1, 16))
     assert model.config._attn_implementation != own.config._attn_implementation
-    assert next(_copy(model, bf16=True).parameters()).dtype == torch.bfloat16
+    rounded = _copy(model, bf16=True)
+    assert {weight.dtype for weight in rounded.parameters()} == {torch.bfloat16}
+    buffers = dict(model.named_buffers())
+    assert buffers  # the frequencies of rotary positions
+    for name, buffer in rounded.named_buffers():
+        assert torch.equal(buffer, buffers[name])
