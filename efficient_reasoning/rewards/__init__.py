@@ -1,7 +1,7 @@
 """Length rewards: formulas of the survey's table as TRL reward functions.
 
     reward = get_length_reward("kimi", thinking=ThinkingFormat.from_tokenizer(tokenizer), weight=0.5)
-    GRPOTrainer(reward_funcs=reward, ...)          # rows carry `prompt`, `answer`, `task`
+    GRPOTrainer(reward_funcs=reward, args=GRPOConfig(scale_rewards="batch"), ...)  # rows: `prompt`, `answer`, `task`
 
 1. A formula is a function of `Rollouts` (what came out, as arrays) and lives in a file of its own, with its paper.
 2. `LengthReward` is the TRL side, the same for all: it counts ids, splits off the thinking on ids, verifies the answer
