@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -229,17 +229,31 @@ class Loop:
         computed = set(new)
         if len(new) < len(of_prompt):
             self._place(kept, of_prompt, wanted)
-        while new:
-            count = max(1, min(_PREFILL_PROMPTS, _PREFILL_TOKENS // len(new[-1])))  # sorted by length
-            self._place(self._prefill(new[:count]), of_prompt, wanted)
-            new = new[count:]
+        for alike in self._alike(new):
+            while alike:
+                count = max(1, min(_PREFILL_PROMPTS, _PREFILL_TOKENS // len(alike[-1])))  # sorted by length
+                self._place(self._prefill(alike[:count]), of_prompt, wanted)
+                alike = alike[count:]
         for row, request in came.items():
             prompt = tuple(request.prompt_ids)
             yield row, Ledger(1, len(prompt), len(prompt) if prompt in computed else 0)
             computed.discard(prompt)
 
+    def _alike(self, prompts: list[tuple[int, ...]]) -> Iterable[list[tuple[int, ...]]]:
+        """Prompts that may be read together: those with latents, where as many tokens follow them."""
+        latents = self.engine.latents
+        by_tail: dict[int | None, list[tuple[int, ...]]] = {}
+        for prompt in prompts:
+            by_tail.setdefault(latents.tail(prompt) if latents is not None else None, []).append(prompt)
+        return by_tail.values()
+
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> _Prompts:
         """Keys, values and logits of the prompts; on CUDA they stay valid until the next call."""
+        if self.engine.latents is not None and self.engine.latents.count(prompts[0]):
+            layers, states = self.engine.latents.read(self.engine.model, prompts, self.engine.pad_id)
+            lengths = send(torch.tensor([len(prompt) for prompt in prompts]), self.device)
+            logits = self.engine.model.get_output_embeddings()(states)
+            return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, layers, logits, lengths)
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
             count, width = up_to(_PROMPTS_APART, count), up_to(_WIDTHS_APART, width)

@@ -38,6 +38,8 @@ from efficient_reasoning.inference.sampling import sampling_groups
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from efficient_reasoning.latent.decoding import Latents
+
 _TOKENS_APART = 64  # lengths of prompts and completions are rounded up, so that loops serve again
 _COLUMNS_APART = 256  # between two moves of the cache
 
@@ -53,6 +55,7 @@ class GraphEngine(ModelEngine):
         rows: R, decoded together; fewer where their caches would fill more than half of the free memory.
         stride: on CUDA, steps between two looks at what has finished.
         compile_step: on CUDA, let torch.compile fuse the step and the pass over prompts, which takes a minute once.
+        latents: how prompts hold latents; None where none does.
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
@@ -72,6 +75,7 @@ class GraphEngine(ModelEngine):
         rows: int = 512,
         stride: int = 4,
         compile_step: bool = False,
+        latents: Latents | None = None,
     ):
         step_attention.use_slots(model)
         super().__init__(model, eos_ids, pad_id, tokenizer)
@@ -80,6 +84,7 @@ class GraphEngine(ModelEngine):
         self.rows = rows
         self.stride = stride
         self.compile_step = compile_step
+        self.latents = latents
         self._loops: dict[int | None, Loop] = {}  # by the candidates of their draws
 
     @staticmethod
@@ -117,6 +122,11 @@ class GraphEngine(ModelEngine):
         spend, ids = row.spend, row.ids
         computed = spend.computed_prompt_tokens
         spend.decoded_tokens = len(ids) - spend.forced_tokens
+        if self.latents is not None and not request.offset:  # of a response that goes on they are part of the prompt
+            latents = self.latents.count(request.prompt_ids)
+            spend.decoded_tokens += latents
+            spend.prompt_tokens -= latents
+            spend.computed_prompt_tokens = max(0, computed - latents)
         spend.seconds = seconds_per_token * (computed + len(ids))
         spend.flops = self.flops.of_prompt(len(request.prompt_ids), computed)
         spend.flops += self.flops.of_new(len(request.prompt_ids), len(ids))

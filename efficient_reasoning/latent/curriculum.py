@@ -6,8 +6,8 @@
 2. ICoT (arXiv 2405.14838): in stage s the first s times `removed_tokens` tokens of a chain are left out, and nothing
    comes in their place. A few more are, drawn anew for every row, so that the next stage is no surprise.
 3. `cot` keeps all steps, `no_cot` none; they have no stages.
-4. The thinking stands between the model's delimiters, latents included: question, open, bot, latents, eot, steps,
-   close, answer. What lies before the steps is given, at inference as well.
+4. Latents stand before the thinking, between markers of their own, and are given at inference as well: question,
+   bot, latents, eot. What the model writes is what it always writes: open, the steps that are left, close, answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,8 +115,11 @@ class Curriculum:
             chain = []
         elif self.method == "icot" and stage:
             chain = chain[stage * self.removed_tokens + _offset(rng) :]
-        completion = [*markers.open_ids, *chain, *markers.close_ids, *example.answer_ids]
-        return Row(example.question_ids, 0, completion)
+        return Row(example.question_ids, 0, self._response(chain, example, markers))
+
+    @staticmethod
+    def _response(chain: Iterable[int], example: Example, markers: Markers) -> list[int]:
+        return [*markers.open_ids, *chain, *markers.close_ids, *example.answer_ids]
 
     def _drawn(self, stage: int, steps: int, rng: random.Random) -> int:
         if rng.random() < self.uniform_prob:
@@ -130,8 +133,8 @@ class Curriculum:
         replaced = min(stage, self.max_stage)
         latents = self.latents_per_step * (replaced if self.pad_latents else min(replaced, steps))
         left = example.step_ids[stage:] if stage <= self.max_stage else []
-        completion = [markers.eot_id, *itertools.chain.from_iterable(left), *markers.close_ids, *example.answer_ids]
-        prompt = [*example.question_ids, *markers.open_ids, markers.bot_id]
+        completion = [markers.eot_id, *self._response(itertools.chain.from_iterable(left), example, markers)]
+        prompt = [*example.question_ids, markers.bot_id]
         if self.method == "pause":
             return Row([*prompt, *[markers.pause_id] * latents], 0, completion, given=1)
         return Row(prompt, latents, completion, given=1)

@@ -19,18 +19,18 @@ def row(stage: int, method: str = "coconut", seed: int = 0, **settings) -> Row:
 
 
 def test_coconut_replaces_step_by_step():
-    prompt = [1, 2, OPEN, BOT]
-    assert row(0) == Row(prompt, 0, [EOT, 10, 11, 20, 30, 31, 32, CLOSE, 50, END], 1)
-    assert row(1) == Row(prompt, 1, [EOT, 20, 30, 31, 32, CLOSE, 50, END], 1)
-    assert row(2, latents_per_step=3) == Row(prompt, 6, [EOT, 30, 31, 32, CLOSE, 50, END], 1)
-    assert row(3) == Row(prompt, 3, [EOT, CLOSE, 50, END], 1)
+    prompt = [1, 2, BOT]
+    assert row(0) == Row(prompt, 0, [EOT, OPEN, 10, 11, 20, 30, 31, 32, CLOSE, 50, END], 1)
+    assert row(1) == Row(prompt, 1, [EOT, OPEN, 20, 30, 31, 32, CLOSE, 50, END], 1)
+    assert row(2, latents_per_step=3) == Row(prompt, 6, [EOT, OPEN, 30, 31, 32, CLOSE, 50, END], 1)
+    assert row(3) == Row(prompt, 3, [EOT, OPEN, CLOSE, 50, END], 1)
     # A chain with fewer steps than the stage.
-    assert row(4) == Row(prompt, 4, [EOT, CLOSE, 50, END], 1)
+    assert row(4) == Row(prompt, 4, [EOT, OPEN, CLOSE, 50, END], 1)
     assert row(4, pad_latents=False).latents == 3
 
 
 def test_behind_the_last_stage_no_step_is_left_and_the_latents_stay():
-    assert row(2, max_stage=1) == Row([1, 2, OPEN, BOT], 1, [EOT, CLOSE, 50, END], 1)
+    assert row(2, max_stage=1) == Row([1, 2, BOT], 1, [EOT, OPEN, CLOSE, 50, END], 1)
     assert row(2, max_stage=1, latents_per_step=2).latents == 2 == Curriculum("coconut", 5, 1, 2).most_latents
 
 
