@@ -10,8 +10,8 @@
    questions: two names have a way of their own each, to a candidate that the other name does not reach. They are drawn
    alike, and a coin decides who is asked; for the other name, the other candidate is right.
 3. Every node has a depth, zero for names, and an edge leads one deeper at most: so the planted way is a shortest one.
-   Every node knows which of the two names reach it, and an edge leads only to where they all may go: so neither
-   reaches the other's candidate.
+   Every node knows which of the two names reach it, and an edge leads only to nodes that all of these reach already:
+   so neither reaches the other's candidate.
 4. Hops, nodes and edges are distributed about as in ProsQA, and so are its words: a model of whole words reads both.
    Variations, to test beyond what was trained on: `long` (7 or 8 hops), `dense` (more edges a node), `cyclic`
    (edges also lead back, which in ProsQA they never do).
