@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 class LengthBudgetsArguments:
     """Which problems, and how many tokens to ask for."""
 
-    task: str = field(metadata={"help": "sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH or hub:NAME."})
+    task: str = field(
+        metadata={
+            "help": "sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, multiplication_N, gym:NAME, file:PATH or "
+            "hub:NAME."
+        }
+    )
     model: str = field(metadata={"help": "Folder or Hub id of the model to be trained; its tokenizer is needed."})
     out: str = field(metadata={"help": "JSONL file of the rows; replaced if it is there."})
     form: Literal["exact", "max"] = field(default="exact", metadata={"help": "Exactly so many tokens, or at most."})

@@ -24,7 +24,12 @@ class SampleArguments:
     """What to solve, and how."""
 
     model: str = field(metadata={"help": "Folder or Hub id; overthinker is the embedded model."})
-    task: str = field(metadata={"help": "sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH or hub:NAME."})
+    task: str = field(
+        metadata={
+            "help": "sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, multiplication_N, gym:NAME, file:PATH or "
+            "hub:NAME."
+        }
+    )
     out: str = field(metadata={"help": "JSONL file of the traces; its configuration is kept beside it."})
     split: Literal["train", "validation", "test"] = field(default="train", metadata={"help": "Part of the problems."})
     num_problems: int = field(default=1000, metadata={"help": "How many problems at most."})

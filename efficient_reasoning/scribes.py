@@ -78,7 +78,7 @@ def completion_text(thinking: ThinkingFormat, solution: Solution) -> str:
 def floor_tokens(problem: Mapping, thinking: ThinkingFormat) -> int | None:
     """Length of the shortest solution that still thinks, in this model's tokens; None where nobody knows it.
 
-    Problems of the built-in families are written out as bare equations; others may bring `metadata.floor_tokens`.
+    Problems of the built-in families are written out in bare steps; others may bring `metadata.floor_tokens`.
     """
     family = family_of(problem)
     if family is None:

@@ -21,7 +21,10 @@ class EvaluateArguments:
 
     model: str = field(metadata={"help": "Folder or Hub id; overthinker is the embedded model."})
     tasks: list[str] = field(
-        metadata={"help": "Of sums, heads_and_legs, mixed, gsm_symbolic, gym:NAME, file:PATH, hub:NAME."}
+        metadata={
+            "help": "Of sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, multiplication_N, gym:NAME, "
+            "file:PATH, hub:NAME."
+        }
     )
     out: str = field(metadata={"help": "Folder of the run."})
     strategies: list[str] = field(

@@ -34,9 +34,13 @@ STYLES = ("verbose", "plain", "equations", "empty")
 class PretrainArguments(RecipeArguments):
     """What to train on, and what to train."""
 
-    task: Literal["mixed", "sums", "heads_and_legs", "gsm_symbolic"] = field(
+    task: Literal[
+        "mixed", "sums", "heads_and_legs", "gsm_symbolic",
+        "graph_paths", "graph_paths_long", "graph_paths_dense", "graph_paths_cyclic",
+        "multiplication_4", "multiplication_5", "multiplication_7", "multiplication_9",
+    ] = field(
         default="mixed", metadata={"help": "Built-in problem family, or mixed for the two small ones in turn."}
-    )
+    )  # fmt: skip
     num_rows: int = field(default=400_000, metadata={"help": "Training rows to write."})
     num_shards: int = field(
         default=1, metadata={"help": "Parts of the rows, each with a draw of problems and a process of its own."}

@@ -75,8 +75,11 @@ def test_import_is_light() -> None:
 # ---- exact, numeric ----
 
 
-def test_exact_ignores_case_and_white_space_only() -> None:
+def test_exact_ignores_case_white_space_and_a_final_full_stop_only() -> None:
     assert verify(problem("exact", "New  York"), " new york\n")
+    assert verify(problem("exact", "Tom is a lempus."), "tom is a lempus")
+    assert verify(problem("exact", "Paris"), "Paris.\n")
+    assert not verify(problem("exact", "Paris"), "Paris..") and not verify(problem("exact", "a.b"), "ab")
     assert not verify(problem("exact", "New York"), "New-York")
     assert not verify(problem("exact", "New York"), "It is New York")
     with pytest.raises(BadInput, match="has no answer"):

@@ -186,6 +186,10 @@ def test_the_floor_is_the_bare_equations(reasoner):
     equations = reasoner.tokenizer.encode("<think>9*2=18\n26-18=8\n8/2=4</think>4")
     problem = drawn("heads_and_legs", {"question": "?", "answer": "4", "difficulty": 1, "metadata": farm})
     assert floor_tokens(problem, reasoner.thinking) == len(equations)
+    problem = next(draw_problems("graph_paths", "test"))
+    steps = "\n".join(problem["metadata"]["steps"])
+    shortest = reasoner.tokenizer.encode(f"<think>{steps}</think>{problem['answer']}")
+    assert floor_tokens(problem, reasoner.thinking) == len(shortest)
 
 
 def test_who_knows_no_floor_has_none(reasoner):

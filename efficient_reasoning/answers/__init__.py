@@ -4,7 +4,7 @@
    answers are often equal strings (votes are counted on it); `check` compares it with what the problem carries.
 2. A problem's `task` names its verifier, and only full credit counts:
 
-       exact             the same text, white space and case aside
+       exact             the same text, white space, case and a final full stop aside
        numeric           the last number of the text equals the gold number, exactly
        math              the last \\boxed{} is mathematically equal to the gold answer (math-verify)
        json              the last JSON object of the text equals the gold object

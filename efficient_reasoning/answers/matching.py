@@ -1,6 +1,6 @@
 """exact and numeric: answers that can be compared as they stand.
 
-1. exact ignores case and runs of white space, nothing else.
+1. exact ignores case, runs of white space and a final full stop, nothing else.
 2. numeric takes the *last* number of the text and compares it exactly, as a fraction: 0.1 + 0.2 is 0.3, and 0.333 is
    not 1/3. It reads -7, 1,234.50, .5 and 3/4. A percent or currency sign is no part of the number (50% is 50), a
    hyphen after a word, digit or bracket is no minus (in "3-4" the last number is 4), and LaTeX wants the task math.
@@ -22,8 +22,8 @@ _MAX_CHARACTERS = 1000
 
 
 def extract_text(answer_text: str) -> str | None:
-    """The text in lower case with single spaces; None when nothing but white space is there."""
-    return " ".join(answer_text.split()).casefold() or None
+    """The text in lower case with single spaces and without a final full stop; None when nothing is left."""
+    return " ".join(answer_text.split()).casefold().removesuffix(".") or None
 
 
 def same_text(problem: Mapping, answer: str) -> bool:

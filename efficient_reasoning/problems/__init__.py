@@ -1,8 +1,9 @@
 """Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers.py`.
 
-1. Built-in families (`sums`, `heads_and_legs`, and `gsm_symbolic` with the extra `gym`) draw problems and write their
-   own worked chains; `mixed` draws from the first two in turn. They are split *by problem*: a hash of the problem
-   decides between train, validation and test, so that no draw with any seed can carry a test problem into training.
+1. Built-in families draw problems and write their own worked chains: `sums`, `heads_and_legs`, `gsm_symbolic` with the
+   extra `gym`, `graph_paths` and its variations, `multiplication_N` of N digits; `mixed` draws from the first two in
+   turn. They are split *by problem*: a hash of the problem decides between train, validation and test, so that no draw
+   with any seed can carry a test problem into training.
 2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
 """
 
@@ -14,15 +15,33 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from typing import Literal, Protocol
 
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.problems import gsm_symbolic, heads_and_legs, sums
+from efficient_reasoning.problems import graph_paths, gsm_symbolic, heads_and_legs, multiplication, sums
+from efficient_reasoning.problems.chains import Style
 
 Split = Literal["train", "validation", "test"]
 FIELDS = ("id", "question", "answer", "task", "difficulty", "metadata")  # of a problem
-FAMILIES: dict[str, ModuleType] = {"sums": sums, "heads_and_legs": heads_and_legs, "gsm_symbolic": gsm_symbolic}
+
+
+class Family(Protocol):
+    """A module, or an object where there are variations of one idea."""
+
+    def draw(self, rng: random.Random) -> dict: ...
+
+    def split_key(self, problem: dict) -> str: ...
+
+    def chain(self, problem: dict, style: Style, rng: random.Random) -> str: ...
+
+
+FAMILIES: dict[str, Family] = {
+    "sums": sums,
+    "heads_and_legs": heads_and_legs,
+    "gsm_symbolic": gsm_symbolic,
+    **graph_paths.FAMILIES,
+    **multiplication.FAMILIES,
+}
 MIXED = "mixed"
 _MIXED_FAMILIES = ("sums", "heads_and_legs")
 _MOST_DRAWS = 5_000  # in vain, after which a family counts as exhausted
@@ -49,7 +68,7 @@ def draw_problems(task: str, split: Split, seed: int = 0) -> Iterator[dict]:
             yield {"id": _identity(name, problem["question"]), **problem}
 
 
-def _is_new(family: ModuleType, problem: dict, split: Split, seen: set[str]) -> bool:
+def _is_new(family: Family, problem: dict, split: Split, seen: set[str]) -> bool:
     return problem["question"] not in seen and split_of(family.split_key(problem)) == split
 
 
@@ -85,7 +104,7 @@ def load_problems(task: str, split: Split = "test", num_problems: int = 500, see
     """Load problems by the name of their source.
 
     Args:
-        task: "sums", "heads_and_legs", "mixed", "gsm_symbolic", "gym:NAME", "file:PATH" or "hub:NAME".
+        task: of `FAMILIES`, or "mixed", "gym:NAME", "file:PATH" or "hub:NAME".
         split: for the built-in families a part of the problem space; for `hub:` the split's name.
         num_problems: how many at most; a file or Hub data set gives its first ones.
         seed: of the draw; ignored for files and the Hub.
