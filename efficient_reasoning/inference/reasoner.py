@@ -3,6 +3,7 @@
 1. `graph` decodes with our own loop, `transformers` with plain `generate`, `vllm` in vLLM, `openai` on the server at
    OPENAI_BASE_URL, and `mock` says a script; `auto` takes the fastest that can.
 2. Every engine closes thinking by force: in its loop where it can, else in two passes.
+3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ BACKENDS = {
 }
 
 _OPTIONS = {  # and how to read them; those of vLLM are its own business
-    "auto": {"dtype": str},
-    "graph": {"dtype": str, "rows": int, "stride": int, "compile_step": bool},
+    "auto": {"dtype": str, "latent_steps": int},
+    "graph": {"dtype": str, "rows": int, "stride": int, "compile_step": bool, "latent_steps": int},
     "transformers": {"dtype": str, "draft": str, "batch_size": int},
     "openai": {},
     "mock": {"script": tuple},
@@ -64,6 +65,8 @@ class Reasoner:
         weights: fingerprint of a local folder's weights as they were loaded; None for a model of the Hub.
         context_tokens: positions that the model knows; None where its config does not say.
         backend: what decodes.
+        latent_ids: what stands behind every prompt: markers, and a placeholder for each latent; empty for models that
+            think in tokens alone.
     """
 
     engine: Engine
@@ -75,6 +78,12 @@ class Reasoner:
     weights: str | None
     context_tokens: int | None
     backend: str
+    latent_ids: tuple[int, ...] = ()
+
+    @property
+    def latent_steps(self) -> int:
+        """How many latents a response takes."""
+        return max(0, len(self.latent_ids) - 2)
 
     @property
     def decodes_elsewhere(self) -> bool:
@@ -112,6 +121,7 @@ def load_reasoner(
         adapter_scale: as in `checkpoint.load_model`; for "graph" and "transformers", of which "auto" takes one then.
         options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
             Hub id) of "transformers", `speculative_config` and others of `vllm.LLM`, the `script` of "mock".
+            `latent_steps` of "graph": how many latents, for a checkpoint that thinks in them; as trained by default.
 
     Raises:
         BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, an architecture that
@@ -136,6 +146,14 @@ def load_reasoner(
     tokenizer = load_tokenizer(folder)
     config = load_config(folder)
     thinking = thinking_format(folder, tokenizer)
+    metadata = ReasoningMetadata.load(folder)
+    latent_ids = _latent_ids(metadata, tokenizer, options.pop("latent_steps", None), folder)
+    if latent_ids:
+        if backend not in ("auto", "graph"):
+            raise BadInput(f"{folder} thinks in latents, which backend {backend} does not decode; use graph.")
+        from efficient_reasoning.latent.decoding import LATENT, Latents
+
+        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT))
     if backend == "auto":
         backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":
@@ -149,13 +167,31 @@ def load_reasoner(
         engine,
         tokenizer,
         thinking,
-        ReasoningMetadata.load(folder),
+        metadata,
         name if adapter_scale in (None, 1) else f"{name} at scale {float(adapter_scale):g}",
         folder,
         weights_fingerprint(folder, adapter_scale),
         context_tokens,
         backend,
+        latent_ids,
     )
+
+
+def _latent_ids(
+    metadata: ReasoningMetadata | None, tokenizer: PreTrainedTokenizerBase, steps: int | None, folder: str
+) -> tuple[int, ...]:
+    trained = metadata.latent_steps if metadata is not None else 0
+    if not trained and steps is not None:
+        raise BadInput(f"{folder} does not think in latents; leave out latent_steps.")
+    if not trained:
+        return ()
+    from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+
+    steps = trained if steps is None else steps
+    if steps < 0:
+        raise BadInput(f"latent_steps is {steps}; give 0 or more.")
+    bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in (BOT, LATENT, EOT))
+    return (bot, *[latent] * steps, eot)
 
 
 def torch_engine(

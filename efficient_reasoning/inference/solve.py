@@ -154,6 +154,13 @@ def assign(
         raise BadInput(f"budget_tokens is {budget_tokens}; give at least 1, or none for no limit.")
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
+    if budget_tokens is not None and reasoner.latent_steps:  # each is a step of the model like any other
+        if budget_tokens <= reasoner.latent_steps:
+            raise BadInput(
+                f"budget_tokens is {budget_tokens}, and {reasoner.name} takes {reasoner.latent_steps} latents; give "
+                "more, or fewer latent_steps."
+            )
+        budget_tokens -= reasoner.latent_steps
     histories = [[] if isinstance(question, str) else question[:-1] for question in questions]
     questions = [question if isinstance(question, str) else question[-1]["content"] for question in questions]
     if not all(question.strip() for question in questions):
@@ -161,7 +168,7 @@ def assign(
 
     def render(history: Sequence[dict], question: str) -> list[int]:
         messages = [*history, {"role": "user", "content": question}]
-        return encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, messages))
+        return [*encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, messages)), *reasoner.latent_ids]
 
     renders = [functools.partial(render, history) for history in histories]
     # Samples of one question stand together, and rendering takes longer than decoding a few tokens.

@@ -1,0 +1,74 @@
+"""A checkpoint that thinks in latents, through the front door."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AddedToken, AutoModelForCausalLM
+
+from efficient_reasoning import load_reasoner, solve
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.solve import solve_many
+from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+
+QUESTIONS = ["Compute 34 + 27.", "Compute 5 - 3.", "Compute 34 + 27."]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent") / "model"
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in (BOT, LATENT, EOT)])
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ReasoningMetadata(method="coconut", stage="sft", base_model="tiny", latent_steps=3).save(folder)
+    return str(folder)
+
+
+def test_latents_stand_behind_every_prompt(checkpoint):
+    reasoner = load_reasoner(checkpoint)
+    assert (reasoner.backend, reasoner.latent_steps) == ("graph", 3)
+    solutions = solve_many(reasoner, QUESTIONS, seeds=[1, 2, 1], max_new_tokens=12, temperature=0.0)
+    for solution in solutions:
+        markers = reasoner.tokenizer.convert_ids_to_tokens(solution.prompt_ids[-5:])
+        assert markers == [BOT, LATENT, LATENT, LATENT, EOT]
+        assert solution.spend.decoded_tokens == 3 + len(solution.completion_ids)
+    assert solutions[0].completion_ids == solutions[2].completion_ids
+    alone = solve(reasoner, QUESTIONS[1], seed=2, max_new_tokens=12, temperature=0.0)
+    assert alone.completion_ids == solutions[1].completion_ids
+
+
+def test_their_number_is_an_option_and_changes_what_is_decoded(checkpoint):
+    decoded = set()
+    for steps in (0, 1, 3, 8):
+        reasoner = load_reasoner(checkpoint, f"graph?latent_steps={steps}")
+        assert reasoner.latent_steps == steps
+        solution = solve(reasoner, QUESTIONS[0], max_new_tokens=20, temperature=0.0)
+        assert solution.spend.decoded_tokens == steps + len(solution.completion_ids)
+        decoded.add(tuple(solution.completion_ids))
+    assert len(decoded) > 1
+
+
+@pytest.mark.parametrize(
+    "strategy", ["budget-forcing", "no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling"]
+)
+def test_a_budget_holds_latents_too(checkpoint, strategy):
+    reasoner = load_reasoner(checkpoint)
+    for budget in (14, 40):
+        solution = solve(reasoner, QUESTIONS[0], strategy, budget_tokens=budget, temperature=0.0)
+        assert solution.spend.decoded_tokens + solution.spend.forced_tokens <= budget
+    with pytest.raises(BadInput, match="budget_tokens is 3, and model takes 3 latents; give more, or fewer"):
+        solve(reasoner, QUESTIONS[0], strategy, budget_tokens=3)
+
+
+def test_what_does_not_go_together_is_named(checkpoint, tiny_model):
+    with pytest.raises(BadInput, match="thinks in latents, which backend transformers does not decode; use graph"):
+        load_reasoner(checkpoint, "transformers")
+    with pytest.raises(BadInput, match="latent_steps is -1; give 0 or more"):
+        load_reasoner(checkpoint, latent_steps=-1)
+    with pytest.raises(BadInput, match="does not think in latents; leave out latent_steps"):
+        load_reasoner(str(tiny_model), latent_steps=2)
