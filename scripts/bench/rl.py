@@ -6,8 +6,10 @@
    the pairs of DAST. Everything trains from the base, with as many steps and responses.
 2. Controls: `accuracy` is RL without a length term; shortest-correct SFT and DPO on length pairs are what offline RL
    has to beat; the base's strategies without training give the hull.
-3. LCPO begins from the base after SFT on its own traces behind a budget drawn by lot: the sentence is then known, and
-   no row pairs a budget with a length. RL has to. It is tested in the range of the training and 25 % outside.
+3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot: the sentence is known
+   then, and no row pairs a budget with a length. RL has to: first under the least and the greatest budget alone, where
+   no length between them is better on average, and only heeding the number pays; then under all. It is tested in the
+   range of the training and 25 % outside.
 
 How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md tells how budgets are kept.
 """
@@ -15,6 +17,7 @@ How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import time
@@ -36,15 +39,17 @@ class RLScale(Scale):
         rl_steps: of an online training.
         rl_batch_size: responses a step.
         steps_per_generation: with responses that were generated together.
+        lcpo_steps: of LCPO in all, each of as many responses as are generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
         easy: greatest difficulty at which the base overthinks.
     """
 
-    rl_steps: int = 400
+    rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
+    lcpo_steps: int = 1000
     num_generations: int = 8
     budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
     limit_tokens: int = 112
@@ -58,7 +63,7 @@ _ONLINE = (
 )  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), 48),
 }
 
 
@@ -161,20 +166,24 @@ def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"{name}-{seed}", "offline_rewards", bench.traces, seed=seed)
-        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 2e-5, "max_length": 512}
-        settings |= {"max_steps": 2 * bench.scale.steps, "per_device_train_batch_size": bench.scale.batch_size}
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 3e-5, "max_length": 512}
+        settings |= {
+            "center_rewards": False,
+            "max_steps": bench.scale.steps,
+            "per_device_train_batch_size": bench.scale.batch_size,
+        }
         settings |= dict.fromkeys(_ONLINE)
         bench.test(f"{name} offline#{seed}", bench.train_rl(name, rows, seed, **settings | own))
 
     return arm
 
 
-def pairs(name: str, method: str, objective: str, **settings: object) -> Arm:
+def pairs(name: str, method: str, objective: str, times: float = 0.5, **settings: object) -> Arm:
     """Preference pairs of the base's traces."""
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(name, method, bench.traces, **settings)
-        training = {"objective": objective, "times": 0.5, "learning_rate": 5e-5, "per_device_train_batch_size": 32}
+        training = {"objective": objective, "times": times, "learning_rate": 5e-5, "per_device_train_batch_size": 32}
         bench.test(name, bench.train(name, rows, **training))
 
     return arm
@@ -185,28 +194,40 @@ def shortest(bench: RLBench) -> None:
     bench.test("shortest_correct", bench.train("shortest_correct", rows))
 
 
-def lcpo(form: str, name: str = "", **settings: object) -> Arm:
+def lcpo(form: str, name: str = "", **own: object) -> Arm:
     def arm(bench: RLBench) -> None:
         from efficient_reasoning.inference.l1 import L1Exact, L1Max
 
         scale, sentence = bench.scale, {"exact": L1Exact, "max": L1Max}[form].sentence
         low, high, label = scale.budgets[1], scale.budgets[-2], name or f"lcpo_{form}"
-        whole = bench.rows(f"{label}-sft", "truncated", bench.traces, model=bench.base, keep_ratio=1.0)
+        spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        traces = bench.sample(f"{label}-traces", bench.base, scale.slow_problems, **spread)
+        whole = bench.rows(f"{label}-sft", "truncated", traces, model=bench.base, keep_ratio=1.0)
         told = bench.out / "rows" / f"{label}-told.jsonl"
         write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high))
-        start = bench.train(f"{label}-sft", told)
-        self_control(bench, f"{label} before", start, sentence)
-        rows = bench.out / "rows" / f"{label}.jsonl"
-        drawn = {"task": scale.task, "num_problems": 2 * scale.problems, "model": bench.base, "form": form}
-        drawn |= {"min_budget_tokens": low, "max_budget_tokens": high, "out": rows}
-        bench.command("data", "length_budgets", *flags(drawn))
-        paid = {"model": start, "reward": f"lcpo_{form}"}
+        model = bench.train(f"{label}-sft", told)
+        self_control(bench, f"{label} before", model, sentence)
+        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4, "max_steps": scale.lcpo_steps // 2}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
-        model = bench.train_rl(label, rows, **paid | {"max_steps": 2 * scale.rl_steps} | settings)
-        self_control(bench, arm, model, sentence)
+        paid |= {"per_device_train_batch_size": scale.steps_per_generation * scale.rl_batch_size}
+        for stage, ranges in (("ends", [(low, low), (high, high)]), ("all", [(low, high)])):
+            rows = bench.out / "rows" / f"{label}-{stage}.jsonl"
+            drawn = [budget_rows(bench, form, rows, number, *ends) for number, ends in enumerate(ranges)]
+            write_jsonl(rows, itertools.chain.from_iterable(zip(*drawn, strict=True)))
+            settings = paid | {"model": model, "steps_per_generation": 1} | own
+            model = bench.train_rl(f"{label}-{stage}", rows, **settings)
+        self_control(bench, label, model, sentence)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
 
     return arm
+
+
+def budget_rows(bench: RLBench, form: str, path: Path, seed: int, low: int, high: int) -> list[dict]:
+    """Problems with a budget between these."""
+    drawn = {"task": bench.scale.task, "num_problems": bench.scale.problems, "model": bench.base, "form": form}
+    drawn |= {"min_budget_tokens": low, "max_budget_tokens": high, "seed": seed, "out": path}
+    bench.command("data", "length_budgets", *flags(drawn))
+    return list(read_jsonl(path))
 
 
 def self_control(bench: RLBench, name: str, model: Path, sentence: str) -> None:
@@ -230,14 +251,15 @@ ARMS: Arms = {
     "hull": hull,
     "lcpo_exact": lcpo("exact"),
     "lcpo_max": lcpo("max"),
-    **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.2}) for seed in SEEDS},
-    **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.2}, algorithm="ppo") for seed in SEEDS},
+    **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.1}) for seed in SEEDS},
+    **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.1}, algorithm="ppo") for seed in SEEDS},
     "accuracy": online("accuracy", "accuracy"),
     **{
         f"arora_zanette {alpha}": online(f"arora_zanette {alpha}", "arora_zanette", 0, {"alpha": alpha})
         for alpha in (0.05, 0.1, 0.2, 0.4)
     },
     **{f"o1_pruner offline#{seed}": offline(seed) for seed in SEEDS},
+    "o1_pruner centered": offline(0, "o1_pruner centered", center_rewards=True),
     "dler": online("dler", "accuracy", algorithm="dler", max_completion_length="limit", scale_rewards="batch"),
     "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
     "o1_pruner online": online("o1_pruner online", "o1_pruner", scale_rewards="batch"),
@@ -246,7 +268,7 @@ ARMS: Arms = {
     "shorter_better": online("shorter_better", "shorter_better", scale_rewards="batch"),
     "hapo": online("hapo", "hapo", scale_rewards="batch"),
     "laser_d": online("laser_d", "laser_d", scale_rewards="batch"),
-    "dast": pairs("dast", "dast_pairs", "simpo", max_tokens=320),
+    "dast": pairs("dast", "dast_pairs", "simpo", 1.0, max_tokens=320),
     "shortest_correct": shortest,
     "dpo": pairs("dpo", "long2short_pairs", "dpo"),
 }
