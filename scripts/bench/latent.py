@@ -4,7 +4,7 @@
 
 1. *As released*: a cache that is cut and handed on, hidden states of all layers and logits of all positions in every
    pass, and embeddings that are taken apart into Python lists to put a latent among them. Evaluation runs problem by
-   problem, and reads everything again for every token. It is written again here, to be timed, after the paper's description.
+   problem, and reads everything again for every token. It is written again here, to be timed.
 2. Both compute the same: losses, gradients and greedy tokens are compared before anything is timed.
 3. A model of the shape of GPT-2 with random weights; questions of 180 to 240 tokens, latents, and a short answer.
 """
