@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -496,11 +497,17 @@ def test_a_missing_column_is_named(name, column):
         get_length_reward(name, thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
 
 
-@pytest.mark.parametrize("value", [None, "many", "64", [64], float("nan"), True])
+@pytest.mark.parametrize("value", [None, "many", "64", [64], float("nan"), True, np.True_, np.float64("nan")])
 def test_a_column_without_numbers_is_named(value):
     columns = {"answer": ["23"], "task": ["numeric"], "budget_tokens": [value]}
     with pytest.raises(BadInput, match="needs a number in column 'budget_tokens' of every row, found"):
         get_length_reward("lcpo_exact", thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
+
+
+@pytest.mark.parametrize("value", [np.int64(64), np.float32(64), Fraction(64)])
+def test_a_number_is_one_whoever_made_it(value):
+    given = Rollouts(np.ones(1), np.ones(1), np.zeros(1, int), {"budget_tokens": [value]})
+    assert given.column("budget_tokens").tolist() == [64.0]
 
 
 def test_it_is_known_who_wants_the_greatest_length():
