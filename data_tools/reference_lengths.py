@@ -2,7 +2,7 @@
 
 1. Rewards such as O1-Pruner's (arXiv 2501.12570) measure a response against what the reference model needs for the
    same problem: `reference_tokens` and `reference_accuracy` are the means over its sampled traces. A trace that was
-   cut off counts with the length that it reached.
+   cut off counts with the length that it reached, and is wrong.
 2. A problem that is never solved teaches nothing about length; `min_accuracy` and `max_accuracy` choose.
 
     efficient-reasoning data reference_lengths --config configs/data/reference_lengths_overthinker.yaml
@@ -63,7 +63,7 @@ def reference_lengths(
             },
         )
         count, tokens, correct = sums.get(row["id"], (0, 0, 0))
-        sums[row["id"]] = count + 1, tokens + row["total_tokens"], correct + row["correct"]
+        sums[row["id"]] = count + 1, tokens + row["total_tokens"], correct + (row["correct"] and not row["truncated"])
     for problem, columns in problems.items():
         count, tokens, correct = sums[problem]
         if not min_accuracy <= correct / count <= max_accuracy:

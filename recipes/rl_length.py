@@ -130,6 +130,10 @@ def offline(arguments: LengthRewardArguments, config: OfflineConfig, base: Base)
             f"{arguments.data}: its rows are paid by {', '.join(paid_by) or 'nothing'}, not {arguments.reward}; write "
             "them with `efficient-reasoning data offline_rewards`."
         )
+    if "reward" not in rows.column_names:
+        raise BadInput(
+            f"{arguments.data}: its rows have no 'reward'; write them with `efficient-reasoning data offline_rewards`."
+        )
     metadata = base.metadata_of(rows, stage="rl", method=f"offline {arguments.reward}")
     template = base.training_template()
     if arguments.dry_run:

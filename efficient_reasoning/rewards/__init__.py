@@ -20,6 +20,7 @@ import importlib
 import inspect
 import itertools
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -48,6 +49,18 @@ FORMULAS = (
     "shorter_better",
     "thinkprune",
 )
+_AT_LEAST_0 = (0.0, math.inf)
+_BOUNDS = {  # of parameters, included; beyond them a formula pays the opposite of what it is for
+    "arora_zanette": {"alpha": (0.0, 1.0)},
+    "cosine": {"repetition_penalty": _AT_LEAST_0},
+    "hapo": {"weight": _AT_LEAST_0, "low": (-1.0, 0.0)},
+    "kimi": {"weight": _AT_LEAST_0},
+    "laser_d": {"weight": _AT_LEAST_0},
+    "lcpo_exact": {"alpha": _AT_LEAST_0},
+    "lcpo_max": {"alpha": _AT_LEAST_0, "delta": (0.0, 1.0)},
+    "o1_pruner": {"accuracy_weight": _AT_LEAST_0},
+    "shorter_better": {"alpha": _AT_LEAST_0, "beta": _AT_LEAST_0},
+}
 _MEMORY = "memory"  # the parameter of a formula that has one
 
 
@@ -351,10 +364,18 @@ def check_parameters(name: str, given: Mapping[str, object]) -> None:
             raise BadInput(f"Length reward {name!r}: {key} must be a number, found {value!r}.")
         if kind is int and (type(value) is not int or value < 1):  # a number of tokens
             raise BadInput(f"Length reward {name!r}: {key} is {value!r}; give a whole number of at least 1.")
+        low, high = _BOUNDS.get(name, {}).get(key, (-math.inf, math.inf))
+        if not choices and not low <= value <= high:
+            wanted = f"at least {low:g}" if high == math.inf else f"a number between {low:g} and {high:g}"
+            raise BadInput(f"Length reward {name!r}: {key} is {value!r}; give {wanted}.")
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in given:
             raise BadInput(f"Length reward {name!r} needs {key}; give it among its parameters.")
+    if {"low", "high"} <= known.keys():
+        low, high = (given.get(key, known[key].default) for key in ("low", "high"))
+        if low >= high:
+            raise BadInput(f"Length reward {name!r}: low is {low!r} and high is {high!r}; give a high above low.")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

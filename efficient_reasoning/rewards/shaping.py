@@ -123,15 +123,18 @@ class Shaping:
             return np.full(len(rollouts.lengths), accuracy >= self.accuracy_floor)
         if self.gate == "groups":
             places = np.unique(everyone.groups, return_index=True)[1]
-            ranks = np.sort(_ranks(everyone)[places])[::-1]  # of each group
-            last = ranks[max(1, round(self.gate_share * len(ranks))) - 1]
-            return (_ranks(rollouts) >= last) & rollouts.per_group(lambda lengths, correct: correct.any()).astype(bool)
+            ranks = _ranks(everyone)
+            of_groups = sorted((ranks[place] for place in places), reverse=True)
+            last = of_groups[max(1, round(self.gate_share * len(of_groups))) - 1]
+            return np.array([rank >= last and rank[0] > 0 for rank in _ranks(rollouts)])
         return np.ones(len(rollouts.lengths), bool)
 
 
-def _ranks(rollouts: Rollouts) -> np.ndarray:
-    """Of each response's group (N,): the higher the more accurate, and of equally accurate ones the shorter."""
-    return rollouts.per_group(lambda lengths, correct: 1e6 * correct.mean() - lengths.mean())
+def _ranks(rollouts: Rollouts) -> list[tuple[float, float]]:
+    """Of each response's group, N pairs: the more accurate come first, and of equally accurate ones the shorter."""
+    accuracy = rollouts.per_group(lambda lengths, correct: correct.mean())
+    length = rollouts.per_group(lambda lengths, correct: lengths.mean())
+    return [*zip(accuracy.tolist(), (-length).tolist(), strict=True)]
 
 
 def _in_order(rewards: np.ndarray, rollouts: Rollouts) -> np.ndarray:

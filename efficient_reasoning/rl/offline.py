@@ -3,7 +3,8 @@
 1. A row is a response of the reference model, the one that training starts from, with its reward. The policy is
    weighted by the ratio of its probability of the response to the reference's, each a geometric mean over tokens, and
    PPO clips the ratio. Nothing is generated.
-2. Rewards are brought to mean 0 and deviation 1 over the data set, as in the released code. The mean of
+2. Rewards are brought to mean 0 and deviation 1 over the rows that are trained on. The released code does it over the
+   data set; rows that `max_length` leaves out are the long, badly paid ones, and would bias the mean. The mean of
    (Lref - L) / L lies above 0, so that a response to a problem whose responses are all equally long counts as bad, and
    is unlearnt with the rest of its kind; `center_rewards: false` leaves the mean, which is the reference model's.
 3. The reference is frozen: its log-probabilities, one number a row, are taken once before the first step, and kept
@@ -61,19 +62,16 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
         rest: as for SFTTrainer.
 
     Raises:
-        BadInput: rewards that are no numbers, or all the same.
+        BadInput: rewards that are no numbers, or all the same; more than half of the rows longer than `max_length`.
     """
 
     def __init__(self, model: torch.nn.Module, args: OfflineConfig, train_dataset: Dataset, **rest):
-        rows = train_dataset.remove_columns("reward")
-        rows = rows.add_column("advantage", standardized(train_dataset["reward"], args.center_rewards)).add_column(
-            "row", [*range(len(rows))]
-        )
+        rows = train_dataset.add_column("row", [*range(len(train_dataset))])
         limit, args.max_length = args.max_length, None  # TRL would cut a row, and its reward is for all of it
         super().__init__(model, args=args, train_dataset=rows, **rest)
-        if limit is not None:
-            self.train_dataset = self.train_dataset.filter(lambda row: len(row["input_ids"]) <= limit)
         args.max_length = limit
+        kept = self.train_dataset if limit is None else self._short_rows(limit)
+        self.train_dataset = kept.add_column("advantage", standardized(kept["reward"], args.center_rewards))
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows, and not over tokens of all batches
         collate = self.data_collator
         self.data_collator = lambda rows: (
@@ -84,6 +82,19 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
         self._redirect = _ForwardRedirection()
         self.add_callback(_TakeReference(self))
         self.reference = torch.zeros(len(rows))  # mean log-probability of a token of each row
+
+    def _short_rows(self, limit: int) -> Dataset:
+        rows = self.train_dataset
+        kept = rows.filter(lambda row: len(row["input_ids"]) <= limit)
+        longer = len(rows) - len(kept)
+        if longer > len(rows) / 2:
+            raise BadInput(
+                f"max_length is {limit}, and {longer:,} of {len(rows):,} rows are longer and would be left out; "
+                "raise it."
+            )
+        if longer and self.accelerator.is_main_process:
+            print(f"Left out {longer:,} of {len(rows):,} rows, which are longer than max_length, {limit} tokens.")
+        return kept
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -57,6 +57,11 @@ def test_one_row_a_problem_with_its_means(traces):
     }
 
 
+def test_a_trace_that_was_cut_off_is_wrong():
+    [row] = reference_lengths([trace("a", 40, True), trace("a", 20, True, truncated=True)])
+    assert (row["reference_tokens"], row["reference_accuracy"]) == (30.0, 0.5)
+
+
 def test_metadata_goes_along_where_the_verifier_reads_it(traces):
     *_, row = reference_lengths(traces)
     assert row["metadata"] == {"tests": "assert f(1) == 2"}

@@ -38,7 +38,7 @@ def test_the_recipe_resumes_with_the_reference_that_it_began_with(paid, tmp_path
         ({"reward_parameters": "{weight: 2}"}, "paid already; give reward_parameters to `data offline_rewards`"),
         ({"packing": True}, "packing does not go with offline RL"),
         ({"clip_range": 2}, "clip_range is 2.*; give a number between 0 and 1"),
-        ({"max_length": 3}, "max_length is 3, and every prompt is as long; raise it"),
+        ({"max_length": 3}, "max_length is 3, and 24 of 24 rows are longer and would be left out; raise it"),
         ({"beta": 0.1}, "unknown key 'beta'"),
     ],
 )
@@ -50,6 +50,13 @@ def test_bad_values_get_one_sentence(paid, changes, sentence):
 def test_rows_that_nobody_paid_are_refused(paid, data):
     with pytest.raises(BadInput, match=r"sft\.jsonl: its rows are paid by nothing, not o1_pruner"):
         run("rl_length", paid(data=data / "sft.jsonl"))
+
+
+def test_rows_without_a_reward_are_refused(paid, tmp_path):
+    bare = [{name: value for name, value in row.items() if name != "reward"} for row in ROWS]
+    write_jsonl(tmp_path / "bare.jsonl", bare)
+    with pytest.raises(BadInput, match=r"bare\.jsonl: its rows have no 'reward'; write them with"):
+        run("rl_length", paid(data=tmp_path / "bare.jsonl"))
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, field
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -36,6 +37,7 @@ class Property:
         shorter_pays: of two correct responses of a group the shorter earns more.
         ceiling: at which that stops.
         plain: parameters under which it is the accuracy.
+        cut_pays: a wrong response may earn more by going on until it is cut off.
     """
 
     needed: dict = field(default_factory=dict)
@@ -43,15 +45,18 @@ class Property:
     shorter_pays: bool = True
     ceiling: float | None = None
     plain: dict | None = None
+    cut_pays: bool = False
 
 
 # Exceptions are the papers'. LCPO-Exact and ShorterBetter pay for nearness to a target, also wrong responses. LCPO-Max
 # and ThinkPrune pay nothing for a right one that is far too long, and cosine punishes it; O1-Pruner pays 4 at most.
+# DAST wants wrong responses to think more, up to the budget; a longer one may be nearer to a target. Cosine, which
+# pays longer wrong ones more as well, charges what reaches `max_tokens`: it has to be the limit that cuts off.
 PROPERTIES = {
     "accuracy": Property(shorter_pays=False, plain={}),
     "arora_zanette": Property(plain={"alpha": 0}),
     "cosine": Property({"max_tokens": 400}, ranks=False),
-    "dast": Property({"max_tokens": 400}),
+    "dast": Property({"max_tokens": 400}, cut_pays=True),
     "hapo": Property({"memory": dict.fromkeys("012345", 100)}, ceiling=1 - 0.7, plain={"weight": 0}),
     "kimi": Property(plain={"weight": 0}),
     "laser_d": Property(
@@ -59,10 +64,10 @@ PROPERTIES = {
         shorter_pays=False,
         plain={"weight": 0},
     ),
-    "lcpo_exact": Property(ranks=False, shorter_pays=False, plain={"alpha": 0}),
+    "lcpo_exact": Property(ranks=False, shorter_pays=False, plain={"alpha": 0}, cut_pays=True),
     "lcpo_max": Property(ranks=False, plain={"alpha": 0, "delta": 1}),
     "o1_pruner": Property(ranks=False, ceiling=4.0),
-    "shorter_better": Property(ranks=False, plain={"alpha": 1, "beta": 0}),
+    "shorter_better": Property(ranks=False, plain={"alpha": 1, "beta": 0}, cut_pays=True),
     "thinkprune": Property({"limit_tokens": 200}, ranks=False, shorter_pays=False),
 }
 
@@ -227,6 +232,30 @@ def test_being_wrong_never_pays(name, seed):
         after = formula(name)(rollouts(cut, given.lengths, given.groups))
         beyond = name == "thinkprune" and given.lengths[index] > 200  # where being right does not pay either
         assert after[index] < before[index] or beyond or after[index] == before[index] == PROPERTIES[name].ceiling
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_truncation_never_pays(name):
+    """Less than finishing right at any length below the limit, and no more than any finished wrong one of the group.
+
+    Or the latter does not hold, as it is known of the reward.
+    """
+    pays = []
+    for seed, limit in itertools.product(range(5), (150, 301)):
+        given = random_groups(seed)
+        limits = {"max_tokens": limit} if takes(name, "max_tokens") else {}
+        lengths = np.minimum(given.lengths, limit - 1)
+        before = formula(name)(rollouts(given.correct, lengths, given.groups), **limits)
+        for index in range(len(lengths)):
+            correct, reached = given.correct.copy(), lengths.copy()
+            correct[index], reached[index] = 0, limit
+            after = formula(name)(rollouts(correct, reached, given.groups), **limits)
+            if given.correct[index]:
+                beyond = name == "thinkprune" and lengths[index] > 200  # where being right does not pay either
+                assert after[index] < before[index] or beyond
+            wrong = (correct == 0) & (given.groups == given.groups[index])
+            pays.append(after[index] > after[wrong].min())
+    assert any(pays) == PROPERTIES[name].cut_pays
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -478,6 +507,15 @@ def test_the_verifier_gets_all_of_the_problem(monkeypatch):
         ("dast", {"max_tokens": 99.5}, "max_tokens is 99.5; give a whole number"),
         ("cosine", {"max_tokens": 100, "ngram_tokens": -3}, "ngram_tokens is -3; give a whole number"),
         ("lcpo_max", {"form": "both"}, "form is 'both'; choose paper or released"),
+        ("kimi", {"weight": -0.1}, "'kimi': weight is -0.1; give at least 0"),
+        ("arora_zanette", {"alpha": 1.5}, "alpha is 1.5; give a number between 0 and 1"),
+        ("arora_zanette", {"alpha": -0.2}, "alpha is -0.2; give a number between 0 and 1"),
+        ("lcpo_exact", {"alpha": -1}, "alpha is -1; give at least 0"),
+        ("lcpo_max", {"delta": 2}, "delta is 2; give a number between 0 and 1"),
+        ("cosine", {"max_tokens": 9, "repetition_penalty": -1}, "repetition_penalty is -1; give at least 0"),
+        ("hapo", {"low": 0.5}, "low is 0.5; give a number between -1 and 0"),
+        ("o1_pruner", {"low": 5}, "low is 5 and high is 4.0; give a high above low"),
+        ("o1_pruner", {"low": 1, "high": -1}, "low is 1 and high is -1; give a high above low"),
         ("dast", {}, "'dast' needs max_tokens; give it among its parameters"),
         ("thinkprune", {"limit": 5}, "'thinkprune' has no parameter 'limit'.* limit_tokens"),
     ],
@@ -506,11 +544,22 @@ def test_a_missing_column_is_named(name, column):
         get_length_reward(name, thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
 
 
-@pytest.mark.parametrize("value", [None, "many", "64", [64], float("nan"), True])
+@pytest.mark.parametrize("value", [None, "many", "64", [64], float("nan"), True, np.True_, np.float64("nan")])
 def test_a_column_without_numbers_is_named(value):
     columns = {"answer": ["23"], "task": ["numeric"], "budget_tokens": [value]}
     with pytest.raises(BadInput, match="needs a number in column 'budget_tokens' of every row, found"):
         get_length_reward("lcpo_exact", thinking=THINKING)([""], [SHORT], [PROMPT], **columns)
+
+
+@pytest.mark.parametrize("value", [np.int64(64), np.float32(64), Fraction(64)])
+def test_a_number_is_one_whoever_made_it(value):
+    given = Rollouts(np.ones(1), np.ones(1), np.zeros(1, int), {"budget_tokens": [value]})
+    assert given.column("budget_tokens").tolist() == [64.0]
+
+
+@pytest.mark.parametrize("name", ["arora_zanette", "lcpo_exact"])
+def test_no_weight_at_all_is_a_control(name):
+    assert get_length_reward(name, thinking=THINKING, alpha=0).parameters == {"alpha": 0}
 
 
 def test_it_is_known_who_wants_the_greatest_length():

@@ -59,6 +59,14 @@ def test_of_equally_accurate_groups_the_shorter_ones_come_first():
     assert shaping(np.array(SHAPED * 3), rollouts, rollouts).tolist() == [*PLAIN, *SHAPED, *PLAIN]
 
 
+def test_no_length_outweighs_the_accuracy():
+    correct = np.array([1.0] * 8 + [0.0] + [1.0] * 7)
+    rollouts = Rollouts(correct, np.repeat([200_000, 100], 8), np.repeat([0, 1], 8))
+    shaping = Shaping(gate="groups", gate_share=0.5)
+    shaped = shaping(np.where(correct > 0, 1.5, -0.5), rollouts, rollouts)
+    assert shaped.tolist() == [1.5] * 8 + [0] + [1] * 7
+
+
 def test_the_groups_of_all_processes_compete():
     own = Rollouts(np.array([1.0, 0.0]), np.ones(2), np.zeros(2, int))
     everyone = Rollouts(np.array([1.0, 0.0, 1.0, 1.0]), np.ones(4), np.array([0, 0, 1, 1]))

@@ -61,12 +61,33 @@ def test_the_reference_is_the_model_before_the_first_step(tiny_model, tmp_path):
     assert trainer.state.log_history[2]["ratio"] != pytest.approx(1, abs=1e-3)
 
 
-def test_a_row_that_is_too_long_is_left_out_and_not_cut(tiny_model, tmp_path):
+def test_a_row_that_is_too_long_is_left_out_and_not_cut(tiny_model, tmp_path, capsys):
     lengths = [len(row["input_ids"]) for row in build(tiny_model, tmp_path).train_dataset]
-    trainer = build(tiny_model, tmp_path, max_length=min(lengths))
-    assert [len(row["input_ids"]) for row in trainer.train_dataset] == [n for n in lengths if n == min(lengths)]
-    assert [row["row"] for row in trainer.train_dataset] == [i for i, n in enumerate(lengths) if n == min(lengths)]
+    assert "Left out" not in capsys.readouterr().out
+    limit = sorted(lengths)[len(lengths) // 2]
+    trainer = build(tiny_model, tmp_path, max_length=limit)
+    kept = [i for i, length in enumerate(lengths) if length <= limit]
+    assert [len(row["input_ids"]) for row in trainer.train_dataset] == [lengths[i] for i in kept]
+    assert [row["row"] for row in trainer.train_dataset] == kept
+    said = f"Left out {24 - len(kept)} of 24 rows, which are longer than max_length, {limit} tokens.\n"
+    assert capsys.readouterr().out.count(said) == 1
     trainer.train()
+
+
+def test_rewards_are_standardized_over_the_rows_that_are_left(tiny_model, tmp_path):
+    lengths = [len(row["input_ids"]) for row in build(tiny_model, tmp_path).train_dataset]
+    trainer = build(tiny_model, tmp_path, max_length=sorted(lengths)[len(lengths) // 2])
+    kept = [ROWS[row["row"]]["reward"] for row in trainer.train_dataset]
+    assert 0 < len(kept) < len(ROWS)
+    assert [row["advantage"] for row in trainer.train_dataset] == standardized(kept)
+
+
+def test_when_most_rows_are_too_long_it_does_not_begin(tiny_model, tmp_path):
+    lengths = [len(row["input_ids"]) for row in build(tiny_model, tmp_path).train_dataset]
+    longer = sum(length > min(lengths) for length in lengths)
+    sentence = f"max_length is {min(lengths)}, and {longer} of 24 rows are longer and would be left out; raise it"
+    with pytest.raises(BadInput, match=sentence):
+        build(tiny_model, tmp_path, max_length=min(lengths))
 
 
 def test_rewards_are_brought_to_mean_0_and_deviation_1():
