@@ -49,6 +49,7 @@ class ReasoningMetadata:
         licence: of the base model, as the Hub spells it; None when it is not known.
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
+        pause_steps: learnt tokens that stand behind every prompt in their place, of a control.
         adapter: folder with the LoRA adapter that the weights hold at scale 1; None without.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
         controls: texts, of one token each, that it was trained to take behind a question as an order for the length.
@@ -68,6 +69,7 @@ class ReasoningMetadata:
     open_text: str = "<think>"
     close_text: str = "</think>"
     latent_steps: int = 0
+    pause_steps: int = 0
     adapter: str | None = None
     trained_budget_range: tuple[int, int] | None = None
     controls: list[str] = field(default_factory=list)

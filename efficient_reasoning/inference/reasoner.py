@@ -65,8 +65,8 @@ class Reasoner:
         weights: fingerprint of a local folder's weights as they were loaded; None for a model of the Hub.
         context_tokens: positions that the model knows; None where its config does not say.
         backend: what decodes.
-        latent_ids: what stands behind every prompt: markers, and a placeholder for each latent; empty for models that
-            think in tokens alone.
+        latent_ids: what stands behind every prompt: markers, and a placeholder for each latent, or pauses; empty for
+            models that think in tokens alone.
     """
 
     engine: Engine
@@ -82,8 +82,8 @@ class Reasoner:
 
     @property
     def latent_steps(self) -> int:
-        """How many latents a response takes."""
-        return max(0, len(self.latent_ids) - 2)
+        """How many latents a response takes; pauses, which are read all at once, are none."""
+        return len(self.latent_ids) - 2 if self.latent_ids and self.metadata.latent_steps else 0
 
     @property
     def decodes_elsewhere(self) -> bool:
@@ -148,7 +148,7 @@ def load_reasoner(
     thinking = thinking_format(folder, tokenizer)
     metadata = ReasoningMetadata.load(folder)
     latent_ids = _latent_ids(metadata, tokenizer, options.pop("latent_steps", None), folder)
-    if latent_ids:
+    if latent_ids and metadata.latent_steps:
         if backend not in ("auto", "graph"):
             raise BadInput(f"{folder} thinks in latents, which backend {backend} does not decode; use graph.")
         from efficient_reasoning.latent.decoding import LATENT, Latents
@@ -180,7 +180,7 @@ def load_reasoner(
 def _latent_ids(
     metadata: ReasoningMetadata | None, tokenizer: PreTrainedTokenizerBase, steps: int | None, folder: str
 ) -> tuple[int, ...]:
-    trained = metadata.latent_steps if metadata is not None else 0
+    trained = (metadata.latent_steps or metadata.pause_steps) if metadata is not None else 0
     if not trained and steps is not None:
         raise BadInput(f"{folder} does not think in latents; leave out latent_steps.")
     if not trained:

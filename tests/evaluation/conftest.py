@@ -49,6 +49,8 @@ class FakeReasoner(SimpleNamespace):
             calls=[],
             backend="fake",
             decodes_elsewhere=False,
+            latent_ids=(),
+            latent_steps=0,
         )
         self.engine = SimpleNamespace(capabilities=frozenset())
         self.skill, self.thinking_tokens = skill, thinking_tokens

@@ -1,0 +1,69 @@
+"""What latent SFT needs of a checkpoint and of rows: markers in the vocabulary, and chains as ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.latent.curriculum import Example, Markers
+from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+from efficient_reasoning.training.controls import add_controls
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from efficient_reasoning.training.base import Base
+
+
+def add_markers(base: Base) -> tuple[Markers, list[int]]:
+    """The markers of a checkpoint, made tokens of its tokenizer where they are not yet, and the ids of the new ones.
+
+    The placeholder of a latent, which is never looked up where there are latents, is the token of a pause.
+    """
+    new = add_controls(base.tokenizer, (BOT, LATENT, EOT))
+    bot, latent, eot = base.tokenizer.convert_tokens_to_ids([BOT, LATENT, EOT])
+    thinking = base.thinking
+    return Markers(thinking.open_ids, thinking.close_ids, bot, eot, latent), new
+
+
+def embed_markers(model: PreTrainedModel, markers: Markers, new: Sequence[int]) -> None:
+    """Let new markers begin as the delimiters of thinking are, in place: the end as its end, others as its begin."""
+    import torch
+    from peft.utils.integrations import gather_params_ctx  # does nothing but under ZeRO-3
+
+    if not new:
+        return
+    if max(new) >= model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(max(new) + 1, mean_resizing=False)
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    with torch.no_grad(), gather_params_ctx(tables, modifier_rank=0):
+        for weight in {id(table): table for table in tables}.values():  # (V, D), one where they are tied
+            for token in new:
+                like = markers.close_ids[-1] if token == markers.eot_id else markers.open_ids[-1]
+                weight[token] = weight[like]
+
+
+def examples(path: str, rows: Dataset, base: Base) -> list[Example]:
+    """Rows with `prompt`, `steps` and `answer` as ids; a line break ends each step.
+
+    Raises:
+        BadInput: a row whose steps are no texts, or whose answer is none; its number is named.
+    """
+    from efficient_reasoning.prompts import encode_prompt
+
+    def ids(text: str) -> list[int]:
+        return base.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    end = min(base.thinking.eos_ids) if base.tokenizer.eos_token_id is None else base.tokenizer.eos_token_id
+    found = []
+    for number, row in enumerate(rows, start=1):
+        steps, answer = row["steps"], row["answer"]
+        if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps):
+            raise BadInput(f"{path}, row {number}: its steps are no texts; write it with `data chain_steps`.")
+        if not isinstance(answer, str) or not answer:
+            raise BadInput(f"{path}, row {number}: its answer is no text; write it with `data chain_steps`.")
+        prompt = encode_prompt(base.tokenizer, row["prompt"])
+        found.append(Example(prompt, [ids(f"{step}\n") for step in steps], [*ids(answer), end]))
+    return found

@@ -1,0 +1,89 @@
+"""Latent SFT: Coconut, ICoT, and the controls that tell what they are worth (`efficient_reasoning/latent/`).
+
+1. Rows hold a prompt, the steps of a chain and the answer, as `efficient-reasoning data chain_steps` writes them.
+2. `method` says what a curriculum makes of them in which stage: latents, pauses, or nothing in place of steps; `cot`
+   and `no_cot` have no stages.
+3. A checkpoint of Coconut thinks in `max_stage * latents_per_step` latents wherever it is loaded.
+
+    efficient-reasoning train sft_latent --config configs/sft_latent/coconut_overthinker.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from efficient_reasoning.config import parse
+from efficient_reasoning.errors import BadInput, run
+from efficient_reasoning.training import FinetuningArguments
+
+if TYPE_CHECKING:
+    from efficient_reasoning.latent.curriculum import Curriculum
+
+
+@dataclass(kw_only=True)
+class LatentArguments(FinetuningArguments):
+    """Where to start, the chains, and what is shown of them when."""
+
+    method: Literal["coconut", "pause", "icot", "cot", "no_cot"] = field(
+        metadata={"help": "What comes in place of steps: latents, a learnt token, nothing; all steps stay; none ever."}
+    )
+    steps_per_stage: int = field(default=1000, metadata={"help": "Steps of the optimizer in each stage."})
+    max_stage: int = field(default=6, metadata={"help": "Last stage in which one more step, or part, is replaced."})
+    latents_per_step: int = field(default=1, metadata={"help": "Latents, or pauses, in place of each step."})
+    pad_latents: bool = field(default=True, metadata={"help": "As many for chains with fewer steps than the stage."})
+    uniform_prob: float = field(default=0.0, metadata={"help": "Share of rows that are shown at any stage instead."})
+    mixed_stages: bool = field(default=False, metadata={"help": "Draw stages up to this one, later ones more often."})
+    removed_tokens: int = field(default=8, metadata={"help": "Of icot: tokens that each stage leaves out."})
+
+    def curriculum(self) -> Curriculum:
+        """Raise BadInput for values that mean nothing."""
+        from efficient_reasoning.latent.curriculum import Curriculum
+
+        return Curriculum(
+            self.method,
+            self.steps_per_stage,
+            self.max_stage,
+            self.latents_per_step,
+            self.pad_latents,
+            self.uniform_prob,
+            self.mixed_stages,
+            self.removed_tokens,
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, config = parse(LatentArguments, trainer="transformers:TrainingArguments", argv=argv, doc=__doc__)
+    from transformers import AutoModelForCausalLM
+
+    from efficient_reasoning import training
+    from efficient_reasoning.latent.trainer import LatentTrainer
+    from efficient_reasoning.training.latent_rows import add_markers, embed_markers, examples
+
+    curriculum = arguments.curriculum()
+    training.start(arguments, config)
+    base = training.load_base(arguments.model)
+    rows = training.load_rows(arguments.data, ("prompt", "steps", "answer"))
+    markers, new = add_markers(base)
+    dataset = examples(arguments.data, rows, base)
+    if config.max_steps > 0 and config.max_steps <= curriculum.last_stage * curriculum.steps_per_stage:
+        raise BadInput(
+            f"max_steps is {config.max_steps}, and the last stage begins behind step "
+            f"{curriculum.last_stage * curriculum.steps_per_stage}; give more steps, or fewer a stage."
+        )
+    metadata = base.metadata_of(rows, stage="sft", method=arguments.method)
+    metadata.latent_steps = curriculum.most_latents if arguments.method == "coconut" else 0
+    metadata.pause_steps = curriculum.most_latents if arguments.method == "pause" else 0
+    if arguments.dry_run:
+        print(f"{len(dataset):,} rows, {curriculum.last_stage + 1} stages, {curriculum.most_latents} latents at most.")
+        return
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype="float32")
+    embed_markers(model, markers, new)
+    trainer = LatentTrainer(
+        model, config, dataset, curriculum, markers, base.tokenizer.pad_token_id, processing_class=base.tokenizer
+    )
+    training.finish(trainer, metadata, base.problems_with(rows))
+
+
+if __name__ == "__main__":
+    run(main)
