@@ -130,13 +130,13 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
 
 def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monkeypatch):
     settings = {"algorithm": "ppo", "max_steps": 4, "reward": "lcpo_exact", "value_learning_rate": 0.1}
-    settings["data"] = with_budgets(tmp_path)
+    settings |= {"data": with_budgets(tmp_path), "reward_parameters": "{alpha: 0.09}"}
     run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
     run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
     assert check_output(tmp_path / "run").method == "ppo lcpo_exact"
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     losses = [row["value_loss"] for row in logged(tmp_path / "run", 4)]
-    assert losses[-1] < losses[0] / 2  # all are paid -0.9: the critic learns that first
+    assert losses[-1] < losses[0] / 2  # all are paid about -0.9: the critic learns that first
 
 
 def test_rloo_trains_on_rollouts_of_the_engine(argv, tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_further_algorithms_train_and_resume(argv, tmp_path, monkeypatch, algori
 def with_budgets(tmp_path) -> Path:
     path = tmp_path / "budgets.jsonl"
     rows = [{"prompt": f"Compute {n} + 3.\n", "answer": str(n + 3), "task": "numeric"} for n in range(8)]
-    path.write_text("".join(json.dumps(row | {"budget_tokens": 3000}) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row | {"budget_tokens": 2}) + "\n" for row in rows))
     return path
 
 
