@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = training.load_rows(arguments.data, ("prompt", "steps", "answer"))
     markers, new = add_markers(base)
     dataset = examples(arguments.data, rows, base)
-    if config.max_steps > 0 and config.max_steps <= curriculum.last_stage * curriculum.steps_per_stage:
+    if curriculum.last_stage and config.max_steps <= curriculum.last_stage * curriculum.steps_per_stage:
         raise BadInput(
             f"max_steps is {config.max_steps}, and the last stage begins behind step "
             f"{curriculum.last_stage * curriculum.steps_per_stage}; give more steps, or fewer a stage."

@@ -7,7 +7,7 @@ columns, and a last hidden state. Behind that, decoding is ordinary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,9 @@ class Latents:
 
     Attributes:
         latent_id: the placeholder.
-        recycle: as in `passes.read`.
     """
 
     latent_id: int
-    recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def count(self, prompt_ids: Sequence[int]) -> int:
         return sum(token == self.latent_id for token in prompt_ids)
@@ -56,7 +54,7 @@ class Latents:
         """
         rows = [self._row(prompt) for prompt in prompts]
         batch = collate(rows, pad_id).to(model.device)
-        states, cache = read(model, batch, self.recycle)
+        states, cache = read(model, batch)
         return [(layer.keys, layer.values) for layer in cache.layers], states[:, -1]
 
     def _row(self, prompt: Sequence[int]) -> Row:

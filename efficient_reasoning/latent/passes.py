@@ -15,7 +15,7 @@ Legend: B rows, W columns before the first latent of any row, K columns with lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,15 +105,12 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
     return Batch(input_ids, attention_mask, is_latent, labels, first)
 
 
-def read(
-    model: PreTrainedModel, batch: Batch, recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> tuple[torch.Tensor, DynamicCache]:
+def read(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, DynamicCache]:
     """Run the passes of a batch.
 
     Args:
         model: a causal language model whose embeddings are as wide as its hidden states.
         batch: on its device.
-        recycle: makes the input of a latent (B, D) of the hidden state before it (B, D); the same without.
 
     Returns:
         the last hidden states (B, 1 + T, D) from the last column before the completions on, each of which predicts
@@ -126,10 +123,10 @@ def read(
         raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
     embed = model.get_input_embeddings()
     widths = embed.weight.shape[1], model.get_output_embeddings().weight.shape[1]
-    if recycle is None and widths[0] != widths[1]:
+    if widths[0] != widths[1]:
         raise BadInput(
-            f"Embeddings are {widths[0]} wide and hidden states {widths[1]}: these cannot stand in for those; use a "
-            "projection."
+            f"Embeddings are {widths[0]} wide and hidden states {widths[1]}: these cannot stand in for those; take "
+            "another model."
         )
     embedded = embed(batch.input_ids)  # (B, S, D)
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -151,18 +148,15 @@ def read(
         return states_of(embedded, 0)[:, end - 1 :], cache
     state = states_of(embedded[:, :first], 0)[:, -1]  # (B, D)
     for column in range(first, end):
-        latent = state if recycle is None else recycle(state)
         is_latent = batch.is_latent[:, column, None]
-        inputs = torch.where(is_latent, latent.to(embedded.dtype), embedded[:, column])
+        inputs = torch.where(is_latent, state.to(embedded.dtype), embedded[:, column])
         state = states_of(inputs[:, None], column)[:, 0]
     return torch.cat([state[:, None], states_of(embedded[:, end:], end)], 1), cache
 
 
-def completion_loss(
-    model: PreTrainedModel, batch: Batch, recycle: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> torch.Tensor:
+def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Mean negative log-likelihood of the labelled tokens of a batch, in nats; arguments are those of `read`."""
-    states = read(model, batch, recycle)[0][:, :-1]  # (B, T, D)
+    states = read(model, batch)[0][:, :-1]  # (B, T, D)
     counted = batch.labels != IGNORED
     logits = model.get_output_embeddings()(states[counted])  # (N, V)
     return torch.nn.functional.cross_entropy(logits.float(), batch.labels[counted])

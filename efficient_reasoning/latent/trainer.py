@@ -53,7 +53,7 @@ class LatentTrainer(Trainer):
     ):
         if args.gradient_checkpointing:
             raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
-        longest = max(_longest(example, curriculum) for example in train_dataset)
+        longest = max(_longest(example, curriculum, markers) for example in train_dataset)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", longest)
         if longest > limit:
             raise BadInput(
@@ -68,6 +68,7 @@ class LatentTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # the loss is the mean of a batch
         self._redirect = _ForwardRedirection()
         self._seen: dict[str, float] = {}
+        self._last = (-1, 0)  # a step, and the number of its last batch
         self.add_callback(_NewOptimizer(self))
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
@@ -86,7 +87,7 @@ class LatentTrainer(Trainer):
 
     def _microbatch(self, step: int) -> int:
         """Number of the batch among those of one step."""
-        last, number = getattr(self, "_last", (step, -1))
+        last, number = self._last
         self._last = step, number + 1 if last == step else 0
         return self._last[1]
 
@@ -108,7 +109,8 @@ class _NewOptimizer(TrainerCallback):
             inner.state.clear()
 
 
-def _longest(example: Example, curriculum: Curriculum) -> int:
-    """Most tokens and latents of a row of an example: the delimiters and markers are four."""
+def _longest(example: Example, curriculum: Curriculum, markers: Markers) -> int:
+    """Most tokens and latents of a row of an example."""
     chain = sum(map(len, example.step_ids))
-    return len(example.question_ids) + chain + len(example.answer_ids) + curriculum.most_latents + 4
+    around = len(markers.open_ids) + len(markers.close_ids) + 2  # bot and eot
+    return len(example.question_ids) + chain + len(example.answer_ids) + curriculum.most_latents + around

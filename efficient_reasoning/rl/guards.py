@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _NAME = "collapse_guard"
 _NO_LENGTH_TERM = ("accuracy", "thinkprune")  # what a response is paid is the same for all that are right
-_PUNISH_CUTS = ("cosine", "thinkprune")  # rewards, and algorithms that punish responses that are cut off, or read them
-_READ_CUTS = ("dler", "adaptthink", "mrt")
+_PUNISH_CUTS = ("cosine", "thinkprune")  # rewards
+_READ_CUTS = ("dler", "adaptthink", "mrt")  # algorithms that need the responses that are cut off
 
 
 def check_settings(reward: LengthReward, config: GRPOConfig, algorithm: str = "grpo") -> None:

@@ -70,14 +70,6 @@ def test_latents_count_as_decoded(model):
     assert (without.spend.prompt_tokens, without.spend.decoded_tokens) == (9, len(without.ids))
 
 
-def test_what_is_recycled_may_be_projected(model):
-    ids = prompt(random.Random(2), 5, 4, 1)
-    plain = LATENTS.read(model, [ids], 0)[1]
-    again = Latents(LATENT, lambda state: state * 1.0).read(model, [ids], 0)[1]
-    other = Latents(LATENT, lambda state: state * 0.5).read(model, [ids], 0)[1]
-    assert torch.equal(plain, again) and not torch.allclose(plain, other, atol=1e-3)
-
-
 @pytest.mark.parametrize("ids", [[1, LATENT, 2, LATENT, 3], [1, 2, LATENT], [LATENT, 1]])
 def test_latents_stand_side_by_side_within_a_prompt(model, ids):
     with pytest.raises(BadInput, match="side by side, with a token before and a token behind"):

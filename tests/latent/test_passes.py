@@ -36,7 +36,7 @@ def row(rng: random.Random, prompt: int, latents: int, completion: int, given: i
     return Row(draw(prompt), latents, draw(completion), given)
 
 
-def plain_logprobs(model, row: Row, recycle=None) -> torch.Tensor:
+def plain_logprobs(model, row: Row) -> torch.Tensor:
     """Of the labelled tokens (N,): no cache, no padding, everything from the beginning for every latent."""
     embed = model.get_input_embeddings()
 
@@ -45,8 +45,7 @@ def plain_logprobs(model, row: Row, recycle=None) -> torch.Tensor:
 
     inputs = embed(torch.tensor([row.prompt_ids]))
     for _ in range(row.latents):
-        last = states(inputs)[:, -1:]
-        inputs = torch.cat([inputs, last if recycle is None else recycle(last)], 1)
+        inputs = torch.cat([inputs, states(inputs)[:, -1:]], 1)
     start = inputs.shape[1]
     inputs = torch.cat([inputs, embed(torch.tensor([row.completion_ids]))], 1)
     logits = model.get_output_embeddings()(states(inputs)[0, start - 1 : -1])
@@ -113,17 +112,6 @@ def test_every_latent_is_a_pass_and_nothing_is_read_twice(model, monkeypatch):
     batch = collate([row(random.Random(3), 6, 4, 5)], pad_id=0)
     read(model, batch)
     assert widths == [6, 1, 1, 1, 1, 5]
-
-
-def test_what_is_recycled_may_be_projected(model):
-    torch.manual_seed(1)
-    projection = torch.nn.Linear(32, 32)
-    each = row(random.Random(4), 5, 3, 4, 1)
-    batch = collate([each], pad_id=0)
-    loss = completion_loss(model, batch, projection)
-    plain = -plain_logprobs(model, each, projection).mean()
-    torch.testing.assert_close(loss, plain, atol=1e-5, rtol=1e-5)
-    assert not torch.isclose(loss, -plain_logprobs(model, each).mean())
 
 
 def test_what_is_given_is_not_learnt():
