@@ -178,13 +178,17 @@ def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
     return arm
 
 
-def pairs(name: str, method: str, objective: str, times: float = 0.5, **settings: object) -> Arm:
+def dler(seed: int) -> Arm:
+    return online("dler", "accuracy", seed, algorithm="dler", max_completion_length="limit", scale_rewards="batch")
+
+
+def pairs(name: str, method: str, objective: str, seed: int = 0, times: float = 0.5, **settings: object) -> Arm:
     """Preference pairs of the base's traces."""
 
     def arm(bench: RLBench) -> None:
-        rows = bench.rows(name, method, bench.traces, **settings)
+        rows = bench.rows(f"{name}-{seed}", method, bench.traces, **settings)
         training = {"objective": objective, "times": times, "learning_rate": 5e-5, "per_device_train_batch_size": 32}
-        bench.test(name, bench.train(name, rows, **training))
+        bench.test(f"{name}#{seed}", bench.train(name, rows, seed, **training))
 
     return arm
 
@@ -247,30 +251,32 @@ def by_lot(rows, sentence: str, low: int, high: int):
 
 
 SEEDS = range(3)
+ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
     "lcpo_exact": lcpo("exact"),
     "lcpo_max": lcpo("max"),
+    "accuracy": online("accuracy", "accuracy"),
     **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.1}) for seed in SEEDS},
     **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.1}, algorithm="ppo") for seed in SEEDS},
-    "accuracy": online("accuracy", "accuracy"),
     **{
-        f"arora_zanette {alpha}": online(f"arora_zanette {alpha}", "arora_zanette", 0, {"alpha": alpha})
-        for alpha in (0.05, 0.1, 0.2, 0.4)
+        f"arora_zanette {alpha}#{seed}": online(f"arora_zanette {alpha}", "arora_zanette", seed, {"alpha": alpha})
+        for alpha in ALPHAS
+        for seed in SEEDS
     },
+    **{f"dler#{seed}": dler(seed) for seed in SEEDS},
+    "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
+    **{f"dast#{seed}": pairs("dast", "dast_pairs", "simpo", seed, 1.0, max_tokens=320) for seed in SEEDS},
     **{f"o1_pruner offline#{seed}": offline(seed) for seed in SEEDS},
     "o1_pruner centered": offline(0, "o1_pruner centered", center_rewards=True),
-    "dler": online("dler", "accuracy", algorithm="dler", max_completion_length="limit", scale_rewards="batch"),
-    "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
+    "shortest_correct": shortest,
+    "dpo": pairs("dpo", "long2short_pairs", "dpo"),
     "o1_pruner online": online("o1_pruner online", "o1_pruner", scale_rewards="batch"),
     "dast online": online("dast online", "dast", scale_rewards="batch"),
     "cosine": online("cosine", "cosine", scale_rewards="batch"),
     "shorter_better": online("shorter_better", "shorter_better", scale_rewards="batch"),
     "hapo": online("hapo", "hapo", scale_rewards="batch"),
     "laser_d": online("laser_d", "laser_d", scale_rewards="batch"),
-    "dast": pairs("dast", "dast_pairs", "simpo", 1.0, max_tokens=320),
-    "shortest_correct": shortest,
-    "dpo": pairs("dpo", "long2short_pairs", "dpo"),
 }
 
 
