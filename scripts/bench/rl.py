@@ -21,14 +21,18 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from scripts.bench.arms import Arm, Arms, Bench, Scale, flags, hull, run_bench
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -198,8 +202,9 @@ def shortest(bench: RLBench) -> None:
     bench.test("shortest_correct", bench.train("shortest_correct", rows))
 
 
-def lcpo(form: str, name: str = "", **own: object) -> Arm:
+def lcpo(form: str, name: str = "", meter: bool = False, **own: object) -> Arm:
     def arm(bench: RLBench) -> None:
+        from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
         from efficient_reasoning.inference.l1 import L1Exact, L1Max
 
         scale, sentence = bench.scale, {"exact": L1Exact, "max": L1Max}[form].sentence
@@ -208,8 +213,9 @@ def lcpo(form: str, name: str = "", **own: object) -> Arm:
         traces = bench.sample(f"{label}-traces", bench.base, scale.slow_problems, **spread)
         whole = bench.rows(f"{label}-sft", "truncated", traces, model=bench.base, keep_ratio=1.0)
         told = bench.out / "rows" / f"{label}-told.jsonl"
-        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high))
-        model = bench.train(f"{label}-sft", told)
+        tokenizer = load_tokenizer(resolve_model(bench.base)) if meter else None
+        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high, tokenizer))
+        model = bench.train(f"{label}-sft", told, times=4 if meter else 1)
         self_control(bench, f"{label} before", model, sentence)
         paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4, "max_steps": scale.lcpo_steps // 2}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
@@ -241,13 +247,30 @@ def self_control(bench: RLBench, name: str, model: Path, sentence: str) -> None:
         bench.test(f"{name} asked {budget}", model, samples=1, behind=asked)
 
 
-def by_lot(rows, sentence: str, low: int, high: int):
-    """SFT rows behind a budget that says nothing of their length."""
+def by_lot(
+    rows: Iterable[dict], sentence: str, low: int, high: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Iterator[dict]:
+    """SFT rows behind a budget that says nothing of their length; with a tokenizer eight of each, which keep count."""
     from efficient_reasoning.prompts import add_control
 
     lot = random.Random(0)
     for row in rows:
-        yield row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=lot.randint(low, high))}")}
+        for _ in range(1 if tokenizer is None else 8):
+            budget = lot.randint(low, high)
+            told = row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=budget)}")}
+            yield told if tokenizer is None else told | {"completion": metered(row["completion"], budget, tokenizer)}
+
+
+def metered(completion: str, budget_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A response each of whose lines begins with what is left of its budget, 0 when it is spent."""
+    first, *lines = completion.split("\n")
+    before, opened, first = first.partition("<think>")
+    written = before + opened
+    for number, line in enumerate([first, *lines]):
+        written += "\n" * (number > 0)
+        spent = len(tokenizer(written, add_special_tokens=False)["input_ids"])
+        written += f"[{max(0, budget_tokens - spent)}]{line}"
+    return written
 
 
 SEEDS = range(3)
