@@ -337,7 +337,7 @@ def save_points(traces: Iterable[dict], path: Path, order: dict[str, int]) -> No
         ends = not trace["truncated"]  # the end token is decoded, and is no token of the response
         point = columns.setdefault(f"{trace['strategy']}@{trace['budget_tokens']}", {})
         equations = trace["thinking"].count("=")
-        row = (trace["correct"], spent - ends, trace["difficulty"] or 0, trace["floor_tokens"] or 0, equations)
+        row = (trace["correct"], spent - ends, trace.get("difficulty") or 0, trace["floor_tokens"] or 0, equations)
         point[order[trace["id"]], trace["sample_index"]] = row
     arrays = {}
     for name, cells in columns.items():

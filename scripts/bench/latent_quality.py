@@ -25,7 +25,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", ROOT / "../shared/data"))
 ROW_SHARDS = 16  # of the rows, each with a draw of its own
 SEEDS = 3  # of what is compared
 PLAIN = "budget-forcing@None"  # the only strategy and budget
-LATENCY_PROBLEMS = 32
+LATENCY = "latency"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class LatentScale(Scale):
     Attributes:
         share: of the steps and rows of each task.
         base: flags of the pre-training beside those of the config.
+        latency_problems: solved one at a time, of which a quarter warms up.
     """
 
     share: float = 1.0
+    latency_problems: int = 40
     base: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -150,6 +152,7 @@ SCALES = {
         test_samples=1,
         max_new_tokens=24,
         share=1e-3,
+        latency_problems=4,
         base={
             "architecture": _TOY,
             "num_rows": 64,
@@ -184,7 +187,7 @@ class LatentBench(Bench):
                 if source.startswith("file:") and not Path(source.removeprefix("file:")).is_file():
                     raise SystemExit(f"{source}: no such file; EFFICIENT_REASONING_DATA names the folder of the data.")
 
-    def once(self, path: Path, make) -> Path:
+    def once(self, path: Path, make: Callable[[], None]) -> Path:
         """A file that the first arm which needs it makes, while others wait."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.parent / f"{path.name}.lock", "w") as lock:
@@ -307,31 +310,32 @@ def trained(name: str, method: str, seed: int) -> Arm:
     return arm
 
 
-def latency(bench: LatentBench) -> None:
+def latency(name: str) -> Arm:
     """Median seconds of one problem at a time, models in turn, so that all meet the same disturbances."""
-    import torch
 
-    from efficient_reasoning import load_reasoner, solve
+    def arm(bench: LatentBench) -> None:
+        from efficient_reasoning import load_reasoner, solve
 
-    seconds: dict[str, dict[str, float]] = {}
-    for name, task in TASKS.items():
+        task = TASKS[name]
         folders = {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
-        folders = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
-        reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in folders.items()}
+        there = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
+        reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in there.items()}
         taken: dict[str, list[float]] = {method: [] for method in reasoners}
-        source = next(iter(task.tests.values()))
-        for problem in test_problems(source, bench.scale.test_problems)[: LATENCY_PROBLEMS + 8]:
+        limit = min(bench.scale.max_new_tokens, task.max_new_tokens)
+        for problem in test_problems(next(iter(task.tests.values())), bench.scale.latency_problems):
             for method, reasoner in reasoners.items():
                 began = time.perf_counter()
-                solve(reasoner, problem["question"], temperature=0.0, max_new_tokens=task.max_new_tokens)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
+                solve(reasoner, problem["question"], temperature=0.0, max_new_tokens=limit)
                 taken[method].append(time.perf_counter() - began)
         # The first ones warm up: graphs of several lengths are captured.
-        seconds[name] = {method: statistics.median(values[8:] or values) for method, values in taken.items()}
-        del reasoners
-        bench.tidy()
-    write_json(bench.out / "latency.json", seconds)
+        medians = {method: statistics.median(values[len(values) // 4 :]) for method, values in taken.items()}
+        path = bench.out / "latency" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, medians)
+        if there.keys() < folders.keys():
+            raise RuntimeError(f"Only {', '.join(there)} are trained.")  # the arm is not done
+
+    return arm
 
 
 # The bases first, one a process; behind them what is to be compared.
@@ -343,7 +347,7 @@ ARMS: Arms = (
         for method in task.methods
         for seed in range(task.seeds.get(method, 1))
     }
-    | {"latency": latency}
+    | {f"{name}/{LATENCY}": latency(name) for name in TASKS}
 )
 
 
@@ -364,8 +368,6 @@ def read_points(out: Path) -> dict[tuple[str, str], dict[str, list[np.ndarray]]]
 
 def accuracies(out: Path) -> str:
     """Every arm on every test: accuracy, tokens, how many times fewer than of `cot`, and ms of a problem alone."""
-    path = out / "latency.json"
-    seconds = json.loads(path.read_text()) if path.is_file() else {}
     lines = [
         "| task | test | problems | arm | accuracy | of each seed | of cot's | tokens | times fewer than cot "
         "| ms alone | times faster than cot |",
@@ -373,15 +375,16 @@ def accuracies(out: Path) -> str:
     ]
     for (name, test), arms in read_points(out).items():
         cot = np.stack(arms["cot"]).mean((0, 1)) if "cot" in arms else [np.nan, np.nan]
-        alone = seconds.get(name, {})
+        timed = out / LATENCY / f"{name}.json"
+        alone = json.loads(timed.read_text()) if timed.is_file() and test == next(iter(TASKS[name].tests)) else {}
         for arm in [arm for arm in ("base", *TASKS[name].methods) if arm in arms]:
             each = [values[:, 0].mean() for values in arms[arm]]
             accuracy, tokens = np.stack(arms[arm]).mean((0, 1))[:2]
-            ms = 1000 * alone.get(arm, np.nan)
+            seconds = alone.get(arm, np.nan)
             lines.append(
                 f"| {name} | {test} | {len(arms[arm][0])} | {arm} | {accuracy:.2%} "
                 f"| {', '.join(f'{one:.2%}' for one in each)} | {accuracy / max(cot[0], 1e-9):.1%} | {tokens:.1f} "
-                f"| {cot[1] / tokens:.2f} | {ms:.1f} | {1000 * alone.get('cot', np.nan) / ms:.2f} |"
+                f"| {cot[1] / tokens:.2f} | {1000 * seconds:.1f} | {alone.get('cot', np.nan) / seconds:.2f} |"
             )
     lines += ["", "Coconut less pause, problem by problem:", "", "| task | test | seeds | accuracy change [95 %] |"]
     lines.append("| --- | --- | ---: | ---: |")
@@ -401,4 +404,12 @@ def accuracies(out: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_bench(LatentBench, ARMS, SCALES, "runs/latent", __doc__, {"table.md": accuracies}, last=["latency"])
+    run_bench(
+        LatentBench,
+        ARMS,
+        SCALES,
+        "runs/latent",
+        __doc__,
+        {"table.md": accuracies},
+        last=[f"{name}/{LATENCY}" for name in TASKS],
+    )
