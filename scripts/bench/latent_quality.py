@@ -8,7 +8,8 @@
 2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), as many generated ones, and
    graphs beyond the training: of 7 or 8 hops, denser, with cycles. Decoding is greedy; a latent counts as a token.
 3. Controls: `cot` and `no_cot` train on with all steps and with none; `pause` has a learnt token in place of each
-   latent, and is compared with `coconut` problem by problem, over three seeds of both.
+   latent, and is compared with `coconut` problem by problem, over three seeds of both. Of multiplications the base
+   stands for `cot`: it writes their chains, and nothing else.
 4. Behind all else, alone on its GPU, each model of seed 0 solves problems one at a time: seconds a problem.
 
 EFFICIENT_REASONING_DATA names the folder of the official files, `../shared/data` by default. How arms run:
@@ -90,7 +91,7 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
     tests = {"official": f"file:{DATA}/multiplication/{digits}_by_{digits}_test.txt"}
     return Task(
         tests=tests | {"generated": f"multiplication_{digits}"},
-        methods=_NO_STAGES | {"icot": icot},
+        methods={"no_cot": {"method": "no_cot"}, "icot": icot},
         rows=200_000,
         steps=steps_per_stage * stages,
         batch_size=512,
@@ -317,7 +318,8 @@ def latency(name: str) -> Arm:
         from efficient_reasoning import load_reasoner, solve
 
         task = TASKS[name]
-        folders = {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
+        folders = {"base": bench.out / "bases" / name}
+        folders |= {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
         there = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
         reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in there.items()}
         taken: dict[str, list[float]] = {method: [] for method in reasoners}
@@ -367,14 +369,15 @@ def read_points(out: Path) -> dict[tuple[str, str], dict[str, list[np.ndarray]]]
 
 
 def accuracies(out: Path) -> str:
-    """Every arm on every test: accuracy, tokens, how many times fewer than of `cot`, and ms of a problem alone."""
+    """Every arm on every test: accuracy, tokens, how many times fewer than of chains in tokens, and time alone."""
     lines = [
         "| task | test | problems | arm | accuracy | of each seed | of cot's | tokens | times fewer than cot "
         "| ms alone | times faster than cot |",
         "| --- | --- | ---: | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (name, test), arms in read_points(out).items():
-        cot = np.stack(arms["cot"]).mean((0, 1)) if "cot" in arms else [np.nan, np.nan]
+        chains = "cot" if "cot" in TASKS[name].methods else "base"
+        cot = np.stack(arms[chains]).mean((0, 1)) if chains in arms else [np.nan, np.nan]
         timed = out / LATENCY / f"{name}.json"
         alone = json.loads(timed.read_text()) if timed.is_file() and test == next(iter(TASKS[name].tests)) else {}
         for arm in [arm for arm in ("base", *TASKS[name].methods) if arm in arms]:
@@ -384,7 +387,7 @@ def accuracies(out: Path) -> str:
             lines.append(
                 f"| {name} | {test} | {len(arms[arm][0])} | {arm} | {accuracy:.2%} "
                 f"| {', '.join(f'{one:.2%}' for one in each)} | {accuracy / max(cot[0], 1e-9):.1%} | {tokens:.1f} "
-                f"| {cot[1] / tokens:.2f} | {1000 * seconds:.1f} | {alone.get('cot', np.nan) / seconds:.2f} |"
+                f"| {cot[1] / tokens:.2f} | {1000 * seconds:.1f} | {alone.get(chains, np.nan) / seconds:.2f} |"
             )
     lines += ["", "Coconut less pause, problem by problem:", "", "| task | test | seeds | accuracy change [95 %] |"]
     lines.append("| --- | --- | ---: | ---: |")
