@@ -72,7 +72,8 @@ class Bench:
     problems: list[dict]  # of the test
 
     backend = "auto"  # of what is sampled and tested
-    has_bases = False  # of its own, instead of one that is given; then it writes its own tables
+    # Bases of its own, instead of one that is given: it writes its own tables, and its arms pass over what is there.
+    has_bases = False
 
     @property
     def traces(self) -> Path:
@@ -304,7 +305,7 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
 
     log = bench.out / "arms.txt"
     done = {line.partition(": done")[0] for line in log.read_text().splitlines()} if log.is_file() else set()
-    names = [name for name in names if name not in done]
+    names = [name for name in names if name not in done or bench.has_bases]
     jobs = min(jobs, len(names))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
