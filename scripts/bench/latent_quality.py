@@ -52,10 +52,12 @@ class LatentScale(Scale):
     Attributes:
         share: of the steps and rows of each task.
         base: flags of the pre-training beside those of the config.
+        other_problems: of a test that is neither official nor drawn like the training.
         latency_problems: solved one at a time, of which a quarter warms up.
     """
 
     share: float = 1.0
+    other_problems: int = 1000
     latency_problems: int = 40
     base: Mapping[str, object] = field(default_factory=dict)
 
@@ -148,12 +150,13 @@ _TOY = "{model_type: qwen3, hidden_size: 16, num_hidden_layers: 1, num_attention
 _TOY += "head_dim: 8, intermediate_size: 16, max_position_embeddings: 1024, tie_word_embeddings: true}"
 SCALES = {
     "full": LatentScale(test_problems=2000, test_samples=1),  # 13M to 19M parameters, on GPUs
-    "headline": LatentScale(test_problems=10_000, test_samples=1),  # also after `full`: the same models, more tests
+    "headline": LatentScale(test_problems=10_000, test_samples=1, other_problems=2000),  # of the same models as `full`
     "toy": LatentScale(  # everything runs, and nothing is learnt
         test_problems=8,
         test_samples=1,
         max_new_tokens=24,
         share=1e-3,
+        other_problems=8,
         latency_problems=4,
         base={
             "architecture": _TOY,
@@ -275,7 +278,8 @@ class LatentBench(Bench):
 
     def solve_tests(self, name: str, arm: str, model: Path) -> None:
         for test, source in TASKS[name].tests.items():
-            problems = test_problems(source, self.scale.test_problems)
+            is_other = test not in ("official", "generated")
+            problems = test_problems(source, self.scale.other_problems if is_other else self.scale.test_problems)
             limit = min(self.scale.max_new_tokens, TASKS[name].max_new_tokens)
             self.test(f"{name}/{test} {len(problems)}/{arm}{GREEDY}", model, problems=problems, max_new_tokens=limit)
 
