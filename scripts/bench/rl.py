@@ -6,10 +6,11 @@
    the pairs of DAST. Everything trains from the base, with as many steps and responses.
 2. Controls: `accuracy` is RL without a length term; shortest-correct SFT and DPO on length pairs are what offline RL
    has to beat; the base's strategies without training give the hull.
-3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot: the sentence is known
-   then, and no row pairs a budget with a length. RL has to: first under the least and the greatest budget alone, where
-   no length between them is better on average, and only heeding the number pays; then under all. It is tested in the
-   range of the training and 25 % outside.
+3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot, each line of which
+   begins with what is left of that: the sentence is known then, and so is the count, and no row pairs a budget with a
+   length. RL has to: first under the least and the greatest budget alone, where no length between them is better on
+   average, and only heeding the number pays; then under all. It is tested in the range of the training and 25 %
+   outside. `blind` does without the count.
 
 How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md tells how budgets are kept.
 """
@@ -43,7 +44,7 @@ class RLScale(Scale):
         rl_steps: of an online training.
         rl_batch_size: responses a step.
         steps_per_generation: with responses that were generated together.
-        lcpo_steps: of LCPO in all, each of as many responses as are generated together.
+        lcpo_steps: of LCPO's two stages, each step of as many responses as are generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
@@ -53,9 +54,9 @@ class RLScale(Scale):
     rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
-    lcpo_steps: int = 1000
+    lcpo_steps: tuple[int, int] = (80, 220)
     num_generations: int = 8
-    budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
+    budgets: tuple[int, ...] = (48, 64, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
     easy: int = 5
 
@@ -67,7 +68,7 @@ _ONLINE = (
 )  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, (2, 2), 4, (12, 16, 32, 40), 48),
 }
 
 
@@ -170,7 +171,7 @@ def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"{name}-{seed}", "offline_rewards", bench.traces, seed=seed)
-        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 3e-5, "max_length": 512}
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 1e-5, "max_length": 512}
         settings |= {
             "center_rewards": False,
             "max_steps": bench.scale.steps,
@@ -217,14 +218,15 @@ def lcpo(form: str, name: str = "", meter: bool = False, **own: object) -> Arm:
         write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high, tokenizer))
         model = bench.train(f"{label}-sft", told, times=4 if meter else 1)
         self_control(bench, f"{label} before", model, sentence)
-        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4, "max_steps": scale.lcpo_steps // 2}
+        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
-        paid |= {"per_device_train_batch_size": scale.steps_per_generation * scale.rl_batch_size}
-        for stage, ranges in (("ends", [(low, low), (high, high)]), ("all", [(low, high)])):
+        paid["gradient_accumulation_steps"] = scale.steps_per_generation
+        stages = ("ends", [(low, low), (high, high)]), ("all", [(low, high)])
+        for (stage, ranges), steps in zip(stages, scale.lcpo_steps, strict=True):
             rows = bench.out / "rows" / f"{label}-{stage}.jsonl"
             drawn = [budget_rows(bench, form, rows, number, *ends) for number, ends in enumerate(ranges)]
             write_jsonl(rows, itertools.chain.from_iterable(zip(*drawn, strict=True)))
-            settings = paid | {"model": model, "steps_per_generation": 1} | own
+            settings = paid | {"model": model, "max_steps": steps} | own
             model = bench.train_rl(f"{label}-{stage}", rows, **settings)
         self_control(bench, label, model, sentence)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
@@ -277,10 +279,15 @@ SEEDS = range(3)
 ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
-    "lcpo_exact": lcpo("exact"),
-    "lcpo_max": lcpo("max"),
+    "lcpo_exact": lcpo("exact", meter=True),
+    "lcpo_max": lcpo("max", meter=True),
+    "lcpo_exact blind": lcpo("exact", "lcpo_exact blind"),
     "accuracy": online("accuracy", "accuracy"),
-    **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.1}) for seed in SEEDS},
+    **{
+        f"kimi {weight}#{seed}": online(f"kimi {weight}", "kimi", seed, {"weight": weight})
+        for weight in (0.05, 0.1)
+        for seed in SEEDS
+    },
     **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.1}, algorithm="ppo") for seed in SEEDS},
     **{
         f"arora_zanette {alpha}#{seed}": online(f"arora_zanette {alpha}", "arora_zanette", seed, {"alpha": alpha})
@@ -289,7 +296,7 @@ ARMS: Arms = {
     },
     **{f"dler#{seed}": dler(seed) for seed in SEEDS},
     "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
-    **{f"dast#{seed}": pairs("dast", "dast_pairs", "simpo", seed, 1.0, max_tokens=320) for seed in SEEDS},
+    **{f"dast#{seed}": pairs("dast", "dast_pairs", "simpo", seed, 0.7, max_tokens=320) for seed in SEEDS},
     **{f"o1_pruner offline#{seed}": offline(seed) for seed in SEEDS},
     "o1_pruner centered": offline(0, "o1_pruner centered", center_rewards=True),
     "shortest_correct": shortest,
