@@ -194,8 +194,10 @@ class LatentBench(Bench):
 
     def once(self, path: Path, make: Callable[[], None]) -> Path:
         """A file that the first arm which needs it makes, while others wait."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.parent / f"{path.name}.lock", "w") as lock:
+        locks = self.out / "locks"
+        for folder in (locks, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with open(locks / "-".join(path.relative_to(self.out).parts), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():
                 make()
