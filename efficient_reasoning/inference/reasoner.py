@@ -152,8 +152,10 @@ def load_reasoner(
         if backend not in ("auto", "graph"):
             raise BadInput(f"{folder} thinks in latents, which backend {backend} does not decode; use graph.")
         from efficient_reasoning.latent.decoding import LATENT, Latents
+        from efficient_reasoning.latent.projection import load_projection
 
-        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT))
+        projection = load_projection(folder, metadata, config.get_text_config().hidden_size)
+        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT), projection)
     if backend == "auto":
         backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":
