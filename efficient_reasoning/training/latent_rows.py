@@ -94,9 +94,9 @@ def examples(path: str, rows: Dataset, base: Base) -> list[Example]:
     found = []
     for number, row in enumerate(rows, start=1):
         steps, answer = row["steps"], row["answer"]
-        if not isinstance(steps, list) or not steps or not all(isinstance(step, str) and step for step in steps):
+        if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps):
             raise BadInput(f"{path}, row {number}: its steps are no texts; write it with `data chain_steps`.")
-        if not isinstance(answer, str) or not answer.strip():
+        if not isinstance(answer, str) or not answer:
             raise BadInput(f"{path}, row {number}: its answer is no text; write it with `data chain_steps`.")
         prompt = encode_prompt(base.tokenizer, row["prompt"])
         found.append(Example(prompt, [ids(f"{step}\n") for step in steps], [*ids(answer), end]))
