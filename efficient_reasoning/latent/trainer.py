@@ -33,7 +33,7 @@ from efficient_reasoning.latent.projection import LatentProjection
 class LatentTrainer(Trainer):
     """Trainer of a causal language model on `Example`s.
 
-    Logs `stage`, `latents`, the most of a row, and the parts of the loss.
+    Logs `stage`, `latents`, the most of a row, and the parts of the loss of the last batch, all processes' mean.
 
     Args:
         model: the language model; its tokenizer already has the markers.
@@ -125,7 +125,10 @@ class LatentTrainer(Trainer):
         return self._last[1]
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        seen = {name: float(value) for name, value in self._seen.items()} if "loss" in logs else {}
+        seen = {}
+        for name, value in self._seen.items() if "loss" in logs else ():
+            value = torch.as_tensor(value, dtype=torch.float, device=self.args.device)
+            seen[name] = float(self.accelerator.gather(value).mean())
         super().log(logs | seen, *rest)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
