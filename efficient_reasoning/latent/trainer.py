@@ -133,9 +133,10 @@ class LatentTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model that is left in the end; a checkpoint to go on from has all modules that are trained."""
-        if not _internal_call:
-            for name in self._own_modules:
-                delattr(self.accelerator.unwrap_model(self.model), name)
+        model = self.accelerator.unwrap_model(self.model)
+        for name in () if _internal_call else self._own_modules:
+            if hasattr(model, name):
+                delattr(model, name)
         super().save_model(output_dir, _internal_call)
         projection = self._own_modules.get("latent_projection")
         if not _internal_call and projection is not None and self.args.should_save:
