@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from efficient_reasoning.checkpoint import ReasoningMetadata, adapter_folder, attach_adapter, has_own_code
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.latent.projection import load_projection
 from efficient_reasoning.prompts import template_kwargs
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def check_weights(folder: Path, shown: str | Path) -> None:
         BadInput: names a tensor.
     """
     from transformers import AutoModelForCausalLM
+
+    from efficient_reasoning.latent.projection import load_projection
 
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{shown}: its weights are not in safetensors; save it again with save_pretrained.")

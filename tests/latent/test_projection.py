@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AddedToken, AutoModelForCausalLM
 
-from efficient_reasoning import load_reasoner
+from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import LATENT_NAME, ReasoningMetadata, check_checkpoint, load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.hub.folder import checkpoint_files
@@ -18,6 +23,7 @@ from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
 from efficient_reasoning.latent.passes import Row, collate, read
 from efficient_reasoning.latent.projection import LatentProjection, load_projection
 
+ROOT = Path(__file__).parents[2]
 WIDTH, STEPS = 16, 3  # of the tiny model, and latents of the checkpoint
 
 
@@ -113,6 +119,29 @@ def test_a_loaded_folder_decodes_as_training_reads(checkpoint, projection):
         assert one.ids[0] == int(logprobs[0].argmax())
         torch.testing.assert_close(torch.tensor(one.logprobs), chosen, atol=1e-5, rtol=1e-5)
         assert not torch.allclose(plain[torch.arange(len(one.ids)), one.ids], chosen, atol=1e-3)
+
+
+FROM_THE_HUB = """
+from efficient_reasoning import load_reasoner, solve
+reasoner = load_reasoner("org/latent")
+assert (reasoner.backend, reasoner.latent_steps, reasoner.location) == ("graph", 3, "org/latent"), reasoner
+print(solve(reasoner, "Compute 3 + 4.", max_new_tokens=6, temperature=0.0).completion_ids)
+"""
+
+
+def test_a_model_of_the_hub_decodes_as_its_folder(checkpoint, tmp_path):
+    cache = tmp_path / "cache/hub/models--org--latent"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text("0" * 40)
+    shutil.copytree(checkpoint, cache / "snapshots" / ("0" * 40))
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", FROM_THE_HUB]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = solve(load_reasoner(str(checkpoint)), "Compute 3 + 4.", max_new_tokens=6, temperature=0.0)
+    assert done.stdout.splitlines()[-1] == str(expected.completion_ids)
 
 
 def test_a_folder_gives_back_what_was_saved(checkpoint, projection):

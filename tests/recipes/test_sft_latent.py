@@ -199,7 +199,8 @@ def test_two_processes_go_on_where_they_were_cut(tmp_path, tiny_model, data):
     whole = [load_file(tmp_path / "run" / name) for name in ("model.safetensors", LATENT_NAME)]
     early, late = (load_file(tmp_path / f"run/checkpoint-{step}/model.safetensors") for step in (2, 4))
     moved = {name for name in early if not torch.equal(early[name], late[name])}
-    assert {name.split(".")[0] for name in moved} == {"model", "step_decoder", "latent_projection"}
+    assert {name.split(".")[0] for name in moved} >= {"model", "step_decoder", "latent_projection"}
+    assert not {name.split(".")[0] for name in whole[0]} & {"step_decoder", "latent_projection"}
     for name in ("reasoning.json", "model.safetensors", LATENT_NAME):
         (tmp_path / "run" / name).unlink()
     for step in (4, 5):
