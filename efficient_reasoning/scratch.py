@@ -1,34 +1,59 @@
 """What a model from scratch needs beside its weights: a tokenizer, a config that fits it, batches and a loss.
 
-1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic.
+1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic. Or it
+   has a token for each word, digit, sign and line break: then lengths count words, and other words are unknown to it.
 2. The think delimiters are added tokens, one id each.
 3. The config is that of any architecture of transformers; a field that it does not have is refused, where
    transformers would keep it and ignore it.
-4. Batches are padded on the right to few lengths.
+4. Rows are ids with labels, and batches are padded on the right to few lengths.
 5. The loss makes the answer without thinking worth learning, and leaves the choice to think as the data have it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.thinking import KNOWN_DELIMITERS
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from tokenizers import Tokenizer
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 OPEN, CLOSE = KNOWN_DELIMITERS[0]
-END, PAD = "<|end|>", "<|pad|>"
+END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<unk>"
+_DELIMITERS = re.compile(f"{re.escape(OPEN)}|{re.escape(CLOSE)}")
 
 
-def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most `vocab_size` tokens (bytes, EOS, padding and delimiters, 260, are always there)."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+def train_tokenizer(
+    texts: Sequence[str], vocab_size: int, kind: Literal["bpe", "words"] = "bpe"
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of at most `vocab_size` tokens.
+
+    Args:
+        texts: to learn from, whole rows.
+        vocab_size: with end, padding and delimiters. A BPE always has 260: these and the bytes.
+        kind: "bpe" of bytes, or "words", of which the most frequent are kept and others read as `<unk>`.
+    """
+    from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
+
+    tokenizer = {"bpe": _train_bpe, "words": _train_words}[kind](texts, vocab_size - 2)
+    # Not special: TRL decodes the text that rewards see without special tokens, and the delimiters would vanish.
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in (OPEN, CLOSE)])
+    unknown = {"unk_token": UNKNOWN} if kind == "words" else {}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="left", **unknown
+    )
+
+
+def _train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\n+|\s"), "isolated")
@@ -37,12 +62,25 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    # Not special: TRL decodes the text that rewards see without special tokens, and the delimiters would vanish.
-    tokenizer.add_tokens([AddedToken(OPEN, special=False), AddedToken(CLOSE, special=False)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, padding_side="left")
+    tokenizer.train_from_iterator((_DELIMITERS.sub("", text) for text in texts), trainer)
+    return tokenizer
+
+
+def _train_words(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """The space before a word belongs to it, and the first word of a line gets one: else words had two tokens each."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Replace(Regex(r"(?<![^\n])(?=\S)"), " ")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\p{L}+| ?[^\s\p{L}]|\s"), "isolated")
+    begins = Regex(f"(?:^|(?<={re.escape(OPEN)})|(?<={re.escape(CLOSE)})) ")
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(begins, "")])
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=[PAD, END, UNKNOWN], show_progress=False)
+    parts = (part for text in texts for part in _DELIMITERS.split(text.removesuffix(END)))
+    tokenizer.train_from_iterator(parts, trainer)
+    return tokenizer
 
 
 def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
@@ -72,6 +110,21 @@ def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokeni
         return CONFIG_MAPPING[model_type](**{**architecture, **tokens})
     except StrictDataclassError as error:
         raise BadInput(f"architecture: {' '.join(str(error).split())}; correct it.") from None
+
+
+def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens: int) -> Dataset:
+    """Token ids of prompt and completion, and labels that leave the prompt out; without the rows that are too long."""
+    from datasets import Dataset
+
+    prompts, completions = (tokenizer([row[side] for row in rows])["input_ids"] for side in ("prompt", "completion"))
+    encoded = [
+        {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
+        for prompt, completion in zip(prompts, completions, strict=True)
+        if len(prompt) + len(completion) <= max_row_tokens
+    ]
+    if not encoded:
+        raise BadInput(f"max_row_tokens is {max_row_tokens}, and every row is longer; raise it.")
+    return Dataset.from_list(encoded)
 
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 1. Draw problems, write a worked chain for each (mostly verbose, some plain, some equations only, a tenth with an empty
    thinking block, else "no thinking" would mean nothing to the model). Many rows are shared out among processes.
-2. Train a byte-level BPE tokenizer with single digits on those texts; the think delimiters are added tokens.
+2. Train a tokenizer on those texts: a byte-level BPE with single digits, or one of whole words. The think delimiters
+   are added tokens.
 3. Initialise the architecture that the config names and train it on the completions.
 
     efficient-reasoning train pretrain --config configs/pretrain/overthinker.yaml
@@ -15,12 +16,21 @@ import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, near, run
 from efficient_reasoning.problems import FAMILIES, MIXED, draw_problems
-from efficient_reasoning.scratch import CLOSE, END, OPEN, build_config, collate, completion_loss, train_tokenizer
+from efficient_reasoning.scratch import (
+    CLOSE,
+    END,
+    OPEN,
+    build_config,
+    collate,
+    completion_loss,
+    encode,
+    train_tokenizer,
+)
 from efficient_reasoning.training import RecipeArguments
 
 if TYPE_CHECKING:
@@ -43,7 +53,8 @@ class PretrainArguments(RecipeArguments):
         default_factory=lambda: dict(zip(STYLES, (0.79, 0.09, 0.02, 0.10), strict=True)),
         metadata={"help": "Share of the rows by the style of their chain; empty is an empty thinking block."},
     )
-    vocab_size: int = field(default=384, metadata={"help": "Tokens of the byte-level BPE, at least 260."})
+    tokenizer: Literal["bpe", "words"] = field(default="bpe", metadata={"help": "Of bytes, or a token for each word."})
+    vocab_size: int = field(default=384, metadata={"help": "Tokens at most; of a BPE, at least 260."})
     empty_weight: float = field(
         default=20.0, metadata={"help": "Weight in the loss of the answer to an empty block, a token; others weigh 1."}
     )
@@ -77,21 +88,6 @@ def write_rows(task: str, num_rows: int, chain_shares: dict[str, float], seed: i
     return rows
 
 
-def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens: int) -> Dataset:
-    """Token ids of prompt and completion, and labels that leave the prompt out; without the rows that are too long."""
-    from datasets import Dataset
-
-    prompts, completions = (tokenizer([row[side] for row in rows])["input_ids"] for side in ("prompt", "completion"))
-    encoded = [
-        {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-        for prompt, completion in zip(prompts, completions, strict=True)
-        if len(prompt) + len(completion) <= max_row_tokens
-    ]
-    if not encoded:
-        raise BadInput(f"max_row_tokens is {max_row_tokens}, and every row is longer; raise it.")
-    return Dataset.from_list(encoded)
-
-
 def prepare(
     arguments: PretrainArguments, num_rows: int, seed: int
 ) -> tuple[list[dict], PreTrainedTokenizerFast, Dataset]:
@@ -105,8 +101,8 @@ def prepare(
         spread = pool.map if len(shards) > 1 else map
         written = [*spread(write_rows, repeat(arguments.task), sizes, repeat(arguments.chain_shares), seeds)]
         rows = [row for shard in written for row in shard]
-        sample = [row["prompt"] + row["completion"].replace(OPEN, "").replace(CLOSE, "") for row in rows[:5_000]]
-        tokenizer = train_tokenizer(sample, arguments.vocab_size)
+        sample = [row["prompt"] + row["completion"] for row in rows[:5_000]]
+        tokenizer = train_tokenizer(sample, arguments.vocab_size, arguments.tokenizer)
         encoded = [*spread(encode, written, repeat(tokenizer), repeat(arguments.max_row_tokens))]
     return rows, tokenizer, concatenate_datasets(encoded)
 

@@ -1,7 +1,7 @@
 """PPO with a critic (arXiv 1707.06347), which TRL has no longer: GRPO's trainer with values in place of group means.
 
-1. The critic is a small network on the policy's own last hidden states. Its gradient ends there, so it may learn fast
-   without pulling at the policy, and costs no second model.
+1. The critic is a small network on the policy's own last hidden states, and costs no second model. Its gradient ends
+   there, so it may learn fast without pulling at the policy; with `shared_trunk` it goes on into the policy's layers.
 2. A response is paid at its last token. Advantages are those of GAE (arXiv 1506.02438), one a token, whitened over the
    tokens of all processes. With `gae_lambda` 1 a payment reaches every token undiminished; with 0.95 it has faded
    after some dozens, and a critic that knows nothing yet decides alone (VC-PPO, arXiv 2503.01491).
@@ -32,6 +32,7 @@ class PPOConfig(LengthRewardConfig):
     value_coef: float = field(default=0.5, metadata={"help": "Weight of the value loss."})
     value_clip: float = field(default=0.2, metadata={"help": "Most that a value moves in an update."})
     value_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
+    shared_trunk: bool = field(default=False, metadata={"help": "Let the critic's gradient into the policy's layers."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +78,7 @@ class PPOTrainer(CorrectedGRPOTrainer):
 
     def _watch(self, module: torch.nn.Module, inputs: tuple, output: object) -> None:
         if self._hidden is not None:
-            self._hidden.append(output[0].detach())
+            self._hidden.append(output[0] if self.args.shared_trunk else output[0].detach())
 
     @contextmanager
     def _watching(self) -> Iterator[list[torch.Tensor]]:

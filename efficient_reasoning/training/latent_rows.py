@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -87,17 +88,24 @@ def examples(path: str, rows: Dataset, base: Base) -> list[Example]:
     """
     from efficient_reasoning.prompts import encode_prompt
 
-    def ids(text: str) -> list[int]:
-        return base.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    end = min(base.thinking.eos_ids) if base.tokenizer.eos_token_id is None else base.tokenizer.eos_token_id
-    found = []
-    for number, row in enumerate(rows, start=1):
-        steps, answer = row["steps"], row["answer"]
+    prompts, steps_of, answers = (rows[name][:] for name in ("prompt", "steps", "answer"))
+    for number, (steps, answer) in enumerate(zip(steps_of, answers, strict=True), start=1):
         if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps):
             raise BadInput(f"{path}, row {number}: its steps are no texts; write it with `data chain_steps`.")
         if not isinstance(answer, str) or not answer:
             raise BadInput(f"{path}, row {number}: its answer is no text; write it with `data chain_steps`.")
-        prompt = encode_prompt(base.tokenizer, row["prompt"])
-        found.append(Example(prompt, [ids(f"{step}\n") for step in steps], [*ids(answer), end]))
-    return found
+
+    def ids(texts: list[str], **options: bool) -> list[list[int]]:
+        """All at once, which the tokenizer shares out among processors."""
+        return base.tokenizer(texts, **options)["input_ids"] if texts else []
+
+    if all(isinstance(prompt, str) for prompt in prompts):
+        questions = ids(prompts)
+    else:
+        questions = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]
+    lines = iter(ids([f"{step}\n" for steps in steps_of for step in steps], add_special_tokens=False))
+    end = min(base.thinking.eos_ids) if base.tokenizer.eos_token_id is None else base.tokenizer.eos_token_id
+    return [
+        Example(question, list(itertools.islice(lines, len(steps))), [*answer, end])
+        for question, steps, answer in zip(questions, steps_of, ids(answers, add_special_tokens=False), strict=True)
+    ]

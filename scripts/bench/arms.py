@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import fnmatch
 import gc
 import importlib
 import itertools
@@ -71,6 +72,8 @@ class Bench:
     problems: list[dict]  # of the test
 
     backend = "auto"  # of what is sampled and tested
+    # Bases of its own, instead of one that is given: it writes its own tables, and its arms pass over what is there.
+    has_bases = False
 
     @property
     def traces(self) -> Path:
@@ -159,29 +162,33 @@ class Bench:
         adapter_scale: float | None = None,
         samples: int | None = None,
         behind: str = "",
+        problems: Sequence[dict] | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
-        """Let a model solve the test problems, with a text behind each; OUT/points/NAME.npz holds what counts."""
+        """Let a model solve the test problems, or others, with a text behind each; OUT/points/NAME.npz holds what
+        counts."""
         from efficient_reasoning import load_reasoner
         from efficient_reasoning.traces import read_traces, sample_traces
 
         path, points = self.out / "evaluation" / f"{name}.jsonl", self.out / "points" / f"{name}.npz"
+        problems = self.problems if problems is None else problems
         if points.is_file():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         points.parent.mkdir(parents=True, exist_ok=True)
         sample_traces(
             load_reasoner(str(model), self.backend, adapter_scale=adapter_scale),
-            [problem | {"question": problem["question"] + behind} for problem in self.problems],
+            [problem | {"question": problem["question"] + behind} for problem in problems],
             strategies=strategies,
             budgets=budgets,
             samples_per_problem=samples or self.scale.test_samples,
             **SAMPLING | ({"temperature": 0.0} if name.endswith(GREEDY) else {}),
-            max_new_tokens=self.scale.max_new_tokens,
+            max_new_tokens=max_new_tokens or self.scale.max_new_tokens,
             seed=1,
             path=path,
             config_path=path.with_suffix(".yaml"),
         )
-        save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(self.problems)})
+        save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(problems)})
         self.tidy()
 
     def wait(self, path: Path) -> Path:
@@ -219,28 +226,40 @@ def run_bench(
     out: str,
     doc: str,
     more: Mapping[str, Callable[[Path], str]] | None = None,
+    last: Sequence[str] = (),
 ) -> None:
-    """A bench as a program; `arms` is what the program calls ARMS, `more` are further tables of what is in OUT."""
+    """A bench as a program; `arms` is what the program calls ARMS, of which `last` run one by one behind all others;
+    `more` are further tables of what is in OUT."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base", help="folder of the base, or overthinker")
+    if not kind.has_bases:
+        parser.add_argument("base", help="folder of the base, or overthinker")
     parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--only", nargs="+", choices=arms, default=list(arms), metavar="ARM")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="ARM", help="names or patterns, such as 'kimi*'")
     parser.add_argument("--jobs", type=int, default=5, help="arms side by side, on all GPUs together")
     parser.add_argument("--scale", choices=scales, default="full", help="how much of everything")
     parser.add_argument("--table", action="store_true", help="only write the table of what is there")
     arguments = parser.parse_args()
+    names = [name for name in arms if any(fnmatch.fnmatchcase(name, only) for only in arguments.only)]
+    for only in arguments.only:
+        if not fnmatch.filter(arms, only):
+            parser.error(f"no arm is called {only}; there are {', '.join(arms)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     scale = scales[arguments.scale]
     if not arguments.table:
-        from efficient_reasoning.problems import load_problems
+        if kind.has_bases:
+            bench = kind("", arguments.out, scale, [])
+        else:
+            from efficient_reasoning.problems import load_problems
 
-        problems = load_problems(scale.task, "test", scale.test_problems, 1)
-        bench = kind(arguments.base, arguments.out, scale, problems)
+            problems = load_problems(scale.task, "test", scale.test_problems, 1)
+            bench = kind(arguments.base, arguments.out, scale, problems)
         bench.prepare()
-        run_arms(bench, arguments.only, arguments.jobs)
+        run_arms(bench, [name for name in names if name not in last], arguments.jobs)
+        run_arms(bench, [name for name in names if name in last], 1)
         with contextlib.suppress(FileNotFoundError):
             print((arguments.out / "arms.txt").read_text())
-    for name, write in {"table.md": lambda out: table(out, scale.easy), **(more or {})}.items():
+    tables = {} if kind.has_bases else {"table.md": lambda out: table(out, scale.easy)}
+    for name, write in {**tables, **(more or {})}.items():
         text = write(arguments.out)
         (arguments.out / name).write_text(text + "\n")
         print(text)
@@ -286,7 +305,8 @@ def run_arms(bench: Bench, names: Sequence[str], jobs: int) -> None:
 
     log = bench.out / "arms.txt"
     done = {line.partition(": done")[0] for line in log.read_text().splitlines()} if log.is_file() else set()
-    names = [name for name in names if name not in done]
+    names = [name for name in names if name not in done or bench.has_bases]
+    jobs = min(jobs, len(names))
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     for name in [*names, *[None] * jobs]:
@@ -318,7 +338,7 @@ def save_points(traces: Iterable[dict], path: Path, order: dict[str, int]) -> No
         ends = not trace["truncated"]  # the end token is decoded, and is no token of the response
         point = columns.setdefault(f"{trace['strategy']}@{trace['budget_tokens']}", {})
         equations = trace["thinking"].count("=")
-        row = (trace["correct"], spent - ends, trace["difficulty"] or 0, trace["floor_tokens"] or 0, equations)
+        row = (trace["correct"], spent - ends, trace.get("difficulty") or 0, trace["floor_tokens"] or 0, equations)
         point[order[trace["id"]], trace["sample_index"]] = row
     arrays = {}
     for name, cells in columns.items():

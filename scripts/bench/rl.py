@@ -6,10 +6,11 @@
    the pairs of DAST. Everything trains from the base, with as many steps and responses.
 2. Controls: `accuracy` is RL without a length term; shortest-correct SFT and DPO on length pairs are what offline RL
    has to beat; the base's strategies without training give the hull.
-3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot: the sentence is known
-   then, and no row pairs a budget with a length. RL has to: first under the least and the greatest budget alone, where
-   no length between them is better on average, and only heeding the number pays; then under all. It is tested in the
-   range of the training and 25 % outside.
+3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot, each line of which
+   begins with what is left of that: the sentence is known then, and so is the count, and no row pairs a budget with a
+   length. RL has to: first under the least and the greatest budget alone, where no length between them is better on
+   average, and only heeding the number pays; then under all. It is tested in the range of the training and 25 %
+   outside. `blind` does without the count.
 
 How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md tells how budgets are kept.
 """
@@ -21,14 +22,18 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from scripts.bench.arms import Arm, Arms, Bench, Scale, flags, hull, run_bench
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class RLScale(Scale):
         rl_steps: of an online training.
         rl_batch_size: responses a step.
         steps_per_generation: with responses that were generated together.
-        lcpo_steps: of LCPO in all, each of as many responses as are generated together.
+        lcpo_steps: of LCPO's two stages, each step of as many responses as are generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
@@ -49,9 +54,9 @@ class RLScale(Scale):
     rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
-    lcpo_steps: int = 1000
+    lcpo_steps: tuple[int, int] = (80, 220)
     num_generations: int = 8
-    budgets: tuple[int, ...] = (30, 40, 64, 96, 128, 160)
+    budgets: tuple[int, ...] = (48, 64, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
     easy: int = 5
 
@@ -63,7 +68,7 @@ _ONLINE = (
 )  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, (2, 2), 4, (12, 16, 32, 40), 48),
 }
 
 
@@ -166,7 +171,7 @@ def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
 
     def arm(bench: RLBench) -> None:
         rows = bench.rows(f"{name}-{seed}", "offline_rewards", bench.traces, seed=seed)
-        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 3e-5, "max_length": 512}
+        settings = {"algorithm": "offline", "reward": "o1_pruner", "learning_rate": 1e-5, "max_length": 512}
         settings |= {
             "center_rewards": False,
             "max_steps": bench.scale.steps,
@@ -178,13 +183,17 @@ def offline(seed: int, name: str = "o1_pruner", **own: object) -> Arm:
     return arm
 
 
-def pairs(name: str, method: str, objective: str, times: float = 0.5, **settings: object) -> Arm:
+def dler(seed: int) -> Arm:
+    return online("dler", "accuracy", seed, algorithm="dler", max_completion_length="limit", scale_rewards="batch")
+
+
+def pairs(name: str, method: str, objective: str, seed: int = 0, times: float = 0.5, **settings: object) -> Arm:
     """Preference pairs of the base's traces."""
 
     def arm(bench: RLBench) -> None:
-        rows = bench.rows(name, method, bench.traces, **settings)
+        rows = bench.rows(f"{name}-{seed}", method, bench.traces, **settings)
         training = {"objective": objective, "times": times, "learning_rate": 5e-5, "per_device_train_batch_size": 32}
-        bench.test(name, bench.train(name, rows, **training))
+        bench.test(f"{name}#{seed}", bench.train(name, rows, seed, **training))
 
     return arm
 
@@ -194,8 +203,9 @@ def shortest(bench: RLBench) -> None:
     bench.test("shortest_correct", bench.train("shortest_correct", rows))
 
 
-def lcpo(form: str, name: str = "", **own: object) -> Arm:
+def lcpo(form: str, name: str = "", meter: bool = False, **own: object) -> Arm:
     def arm(bench: RLBench) -> None:
+        from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
         from efficient_reasoning.inference.l1 import L1Exact, L1Max
 
         scale, sentence = bench.scale, {"exact": L1Exact, "max": L1Max}[form].sentence
@@ -204,17 +214,19 @@ def lcpo(form: str, name: str = "", **own: object) -> Arm:
         traces = bench.sample(f"{label}-traces", bench.base, scale.slow_problems, **spread)
         whole = bench.rows(f"{label}-sft", "truncated", traces, model=bench.base, keep_ratio=1.0)
         told = bench.out / "rows" / f"{label}-told.jsonl"
-        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high))
-        model = bench.train(f"{label}-sft", told)
+        tokenizer = load_tokenizer(resolve_model(bench.base)) if meter else None
+        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high, tokenizer))
+        model = bench.train(f"{label}-sft", told, times=4 if meter else 1)
         self_control(bench, f"{label} before", model, sentence)
-        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4, "max_steps": scale.lcpo_steps // 2}
+        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
-        paid |= {"per_device_train_batch_size": scale.steps_per_generation * scale.rl_batch_size}
-        for stage, ranges in (("ends", [(low, low), (high, high)]), ("all", [(low, high)])):
+        paid["gradient_accumulation_steps"] = scale.steps_per_generation
+        stages = ("ends", [(low, low), (high, high)]), ("all", [(low, high)])
+        for (stage, ranges), steps in zip(stages, scale.lcpo_steps, strict=True):
             rows = bench.out / "rows" / f"{label}-{stage}.jsonl"
             drawn = [budget_rows(bench, form, rows, number, *ends) for number, ends in enumerate(ranges)]
             write_jsonl(rows, itertools.chain.from_iterable(zip(*drawn, strict=True)))
-            settings = paid | {"model": model, "steps_per_generation": 1} | own
+            settings = paid | {"model": model, "max_steps": steps} | own
             model = bench.train_rl(f"{label}-{stage}", rows, **settings)
         self_control(bench, label, model, sentence)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
@@ -237,40 +249,64 @@ def self_control(bench: RLBench, name: str, model: Path, sentence: str) -> None:
         bench.test(f"{name} asked {budget}", model, samples=1, behind=asked)
 
 
-def by_lot(rows, sentence: str, low: int, high: int):
-    """SFT rows behind a budget that says nothing of their length."""
+def by_lot(
+    rows: Iterable[dict], sentence: str, low: int, high: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Iterator[dict]:
+    """SFT rows behind a budget that says nothing of their length; with a tokenizer eight of each, which keep count."""
     from efficient_reasoning.prompts import add_control
 
     lot = random.Random(0)
     for row in rows:
-        yield row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=lot.randint(low, high))}")}
+        for _ in range(1 if tokenizer is None else 8):
+            budget = lot.randint(low, high)
+            told = row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=budget)}")}
+            yield told if tokenizer is None else told | {"completion": metered(row["completion"], budget, tokenizer)}
+
+
+def metered(completion: str, budget_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A response each of whose lines begins with what is left of its budget, 0 when it is spent."""
+    first, *lines = completion.split("\n")
+    before, opened, first = first.partition("<think>")
+    written = before + opened
+    for number, line in enumerate([first, *lines]):
+        written += "\n" * (number > 0)
+        spent = len(tokenizer(written, add_special_tokens=False)["input_ids"])
+        written += f"[{max(0, budget_tokens - spent)}]{line}"
+    return written
 
 
 SEEDS = range(3)
+ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
-    "lcpo_exact": lcpo("exact"),
-    "lcpo_max": lcpo("max"),
-    **{f"kimi#{seed}": online("kimi", "kimi", seed, {"weight": 0.1}) for seed in SEEDS},
-    **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.1}, algorithm="ppo") for seed in SEEDS},
+    "lcpo_exact": lcpo("exact", meter=True),
+    "lcpo_max": lcpo("max", meter=True),
+    "lcpo_exact blind": lcpo("exact", "lcpo_exact blind"),
     "accuracy": online("accuracy", "accuracy"),
     **{
-        f"arora_zanette {alpha}": online(f"arora_zanette {alpha}", "arora_zanette", 0, {"alpha": alpha})
-        for alpha in (0.05, 0.1, 0.2, 0.4)
+        f"kimi {weight}#{seed}": online(f"kimi {weight}", "kimi", seed, {"weight": weight})
+        for weight in (0.05, 0.1)
+        for seed in SEEDS
     },
+    **{f"ppo#{seed}": online("ppo", "kimi", seed, {"weight": 0.1}, algorithm="ppo") for seed in SEEDS},
+    **{
+        f"arora_zanette {alpha}#{seed}": online(f"arora_zanette {alpha}", "arora_zanette", seed, {"alpha": alpha})
+        for alpha in ALPHAS
+        for seed in SEEDS
+    },
+    **{f"dler#{seed}": dler(seed) for seed in SEEDS},
+    "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
+    **{f"dast#{seed}": pairs("dast", "dast_pairs", "simpo", seed, 0.7, max_tokens=320) for seed in SEEDS},
     **{f"o1_pruner offline#{seed}": offline(seed) for seed in SEEDS},
     "o1_pruner centered": offline(0, "o1_pruner centered", center_rewards=True),
-    "dler": online("dler", "accuracy", algorithm="dler", max_completion_length="limit", scale_rewards="batch"),
-    "thinkprune": online("thinkprune", "accuracy", max_completion_length="limit"),
+    "shortest_correct": shortest,
+    "dpo": pairs("dpo", "long2short_pairs", "dpo"),
     "o1_pruner online": online("o1_pruner online", "o1_pruner", scale_rewards="batch"),
     "dast online": online("dast online", "dast", scale_rewards="batch"),
     "cosine": online("cosine", "cosine", scale_rewards="batch"),
     "shorter_better": online("shorter_better", "shorter_better", scale_rewards="batch"),
     "hapo": online("hapo", "hapo", scale_rewards="batch"),
     "laser_d": online("laser_d", "laser_d", scale_rewards="batch"),
-    "dast": pairs("dast", "dast_pairs", "simpo", 1.0, max_tokens=320),
-    "shortest_correct": shortest,
-    "dpo": pairs("dpo", "long2short_pairs", "dpo"),
 }
 
 

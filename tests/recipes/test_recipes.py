@@ -50,6 +50,12 @@ def test_pretrain_on_word_problems_in_shards(argv, tmp_path):
     assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
 
 
+def test_pretrain_on_whole_words(argv, tmp_path):
+    run("pretrain", argv("pretrain", task="graph_paths", tokenizer="words", max_row_tokens=512))
+    assert "<unk>" in load_tokenizer(str(tmp_path / "run")).get_vocab()
+    assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
+
+
 def test_every_built_in_family_can_be_pretrained_on():
     for task in (MIXED, *FAMILIES):
         pretrain.PretrainArguments(task=task, architecture={})
@@ -68,8 +74,9 @@ def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
     on_a_cpu = ["--bf16", "false", "--torch_compile", "false", "--num_shards", "1", "--output_dir", str(tmp_path)]
     run("pretrain", ["--config", str(config), *on_a_cpu, "--dry_run"])
     table = {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
-    millions = {"overthinker": 0.9, "gsm_symbolic_3m": 3.1, "gsm_symbolic_15m": 13.8}[config.stem]
-    assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions, abs=0.1)
+    millions = {"overthinker": 0.9, "gsm_symbolic_3m": 3.1, "gsm_symbolic_15m": 13.8, "graph_paths": 12.9}
+    millions |= {"multiplication_4": 12.9, "multiplication_5": 19.3}
+    assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions[config.stem], abs=0.1)
     assert float(table["clipped"].partition("%")[0]) < 3
 
 
