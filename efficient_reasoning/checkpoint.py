@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 METADATA_NAME = "reasoning.json"
 ADAPTER_NAME = "adapter"
+LATENT_NAME = "latent.safetensors"
 ASSETS = Path(__file__).parent / "assets"
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -49,6 +50,8 @@ class ReasoningMetadata:
         licence: of the base model, as the Hub spells it; None when it is not known.
         open_text, close_text: the think delimiters as text.
         latent_steps: thinking steps without tokens; 0 for ordinary models.
+        latent_projection: file with the weights of what makes latents of hidden states; None without.
+        latent_norm: Euclidean length that every latent is brought to; None leaves them as they come.
         pause_steps: learnt tokens that stand behind every prompt in their place, of a control.
         adapter: folder with the LoRA adapter that the weights hold at scale 1; None without.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
@@ -69,6 +72,8 @@ class ReasoningMetadata:
     open_text: str = "<think>"
     close_text: str = "</think>"
     latent_steps: int = 0
+    latent_projection: str | None = None
+    latent_norm: float | None = None
     pause_steps: int = 0
     adapter: str | None = None
     trained_budget_range: tuple[int, int] | None = None
@@ -116,7 +121,8 @@ def check_checkpoint(model: str) -> None:
     """Check a local checkpoint folder; a Hub id passes unchecked.
 
     Raises:
-        BadInput: no config, no tokenizer, no weights, or a safetensors file that is shorter than its header says.
+        BadInput: no config, no tokenizer, no weights, no latent projection though its metadata has one, or a
+            safetensors file that is shorter than its header says.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -129,13 +135,18 @@ def check_checkpoint(model: str) -> None:
         raise BadInput(f"{model}: the checkpoint has no tokenizer; copy tokenizer.json from the base model into it.")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"):
         _check_json(folder / name)
+    metadata = ReasoningMetadata.load(folder)
+    if metadata is not None and metadata.latent_projection is not None and not (folder / LATENT_NAME).is_file():
+        raise BadInput(
+            f"{model}: {LATENT_NAME} is missing, though {METADATA_NAME} names it; copy the checkpoint again."
+        )
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         for name in sorted(shards - {path.name for path in weights}):
             raise BadInput(f"{model}: {name} is missing, though {index.name} names it; copy the checkpoint again.")
-    if not weights and not any(folder.glob("pytorch_model*.bin")):
+    if {path.name for path in weights} <= {LATENT_NAME} and not any(folder.glob("pytorch_model*.bin")):
         raise BadInput(f"{model}: the checkpoint has no weights (*.safetensors); the save was cut off, train again.")
     for path in (*weights, *sorted(folder.glob(f"{ADAPTER_NAME}/*.safetensors"))):
         _check_safetensors(path)

@@ -82,7 +82,7 @@ def _check_line(place: str, line: str, is_vocabulary: bool) -> None:
 
 
 def check_weights(folder: Path, shown: str | Path) -> None:
-    """Refuse weights that are no safetensors, or that do not fit the config, and an adapter that does not fit them.
+    """Refuse weights that are no safetensors or do not fit the config, and what beside them does not fit them.
 
     Args:
         folder: holds the weights.
@@ -92,6 +92,8 @@ def check_weights(folder: Path, shown: str | Path) -> None:
         BadInput: names a tensor.
     """
     from transformers import AutoModelForCausalLM
+
+    from efficient_reasoning.latent.projection import load_projection
 
     if not any(folder.glob("*.safetensors")):
         raise BadInput(f"{shown}: its weights are not in safetensors; save it again with save_pretrained.")
@@ -110,6 +112,8 @@ def check_weights(folder: Path, shown: str | Path) -> None:
                 "save the model again with save_pretrained."
             )
     metadata = ReasoningMetadata.load(folder)
+    if metadata is not None:
+        load_projection(folder, metadata, model.config.get_text_config().hidden_size)
     if metadata is not None and metadata.adapter is not None:
         attach_adapter(model, adapter_folder(str(shown)))
 

@@ -19,6 +19,7 @@ from efficient_reasoning.checkpoint import (
     load_config,
     load_model,
     load_tokenizer,
+    local_folder,
     resolve_model,
     thinking_format,
     weights_fingerprint,
@@ -146,14 +147,17 @@ def load_reasoner(
     tokenizer = load_tokenizer(folder)
     config = load_config(folder)
     thinking = thinking_format(folder, tokenizer)
-    metadata = ReasoningMetadata.load(folder)
+    place = _with_latents_at_hand(folder, tokenizer)
+    metadata = ReasoningMetadata.load(place)
     latent_ids = _latent_ids(metadata, tokenizer, options.pop("latent_steps", None), folder)
     if latent_ids and metadata.latent_steps:
         if backend not in ("auto", "graph"):
             raise BadInput(f"{folder} thinks in latents, which backend {backend} does not decode; use graph.")
         from efficient_reasoning.latent.decoding import LATENT, Latents
+        from efficient_reasoning.latent.projection import load_projection
 
-        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT))
+        projection = load_projection(place, metadata, config.get_text_config().hidden_size)
+        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT), projection)
     if backend == "auto":
         backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":
@@ -175,6 +179,15 @@ def load_reasoner(
         backend,
         latent_ids,
     )
+
+
+def _with_latents_at_hand(folder: str, tokenizer: PreTrainedTokenizerBase) -> str | Path:
+    """Where its files are; a model of the Hub that may think in latents is downloaded, to know how many and how."""
+    if Path(folder).is_dir():
+        return folder
+    from efficient_reasoning.latent.decoding import LATENT
+
+    return local_folder(folder) if LATENT in tokenizer.get_vocab() else folder
 
 
 def _latent_ids(

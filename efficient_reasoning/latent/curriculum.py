@@ -1,12 +1,15 @@
-"""What a model is shown of a chain at which stage: the rows of Coconut, ICoT, and their controls.
+"""What a model is shown of a chain at which stage: the rows of Coconut, CODI, ICoT, and their controls.
 
 1. Coconut (arXiv 2412.06769): in stage s the first s steps of a chain are replaced by c latents each; behind
    `max_stage` no step is left, and the latents stay. `pause` is the same curriculum with a learnt token in place of
-   every latent, which shows what recycling hidden states adds.
-2. ICoT (arXiv 2405.14838): in stage s the first s times `removed_tokens` tokens of a chain are left out, and nothing
+   every latent, which shows what recycling hidden states adds. `sim_cot` (arXiv 2509.20317) is the same curriculum,
+   and remembers which steps latents stand for: those of the last stage for all that no other latents do.
+2. CODI (arXiv 2502.21074) has no stages: latents replace the whole chain at once, as many as Coconut's last stage has,
+   and a teacher's row with the chain in words stands beside.
+3. ICoT (arXiv 2405.14838): in stage s the first s times `removed_tokens` tokens of a chain are left out, and nothing
    comes in their place. A few more are, drawn anew for every row, so that the next stage is no surprise.
-3. `cot` keeps all steps, `no_cot` none; they have no stages.
-4. Latents stand before the thinking, between markers of their own, and are given at inference as well: question,
+4. `cot` keeps all steps, `no_cot` none; they have no stages.
+5. Latents stand before the thinking, between markers of their own, and are given at inference as well: question,
    bot, latents, eot. What the model writes is what it always writes: open, the steps that are left, close, answer.
 """
 
@@ -22,7 +25,7 @@ from typing import Literal
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.passes import Row
 
-Method = Literal["coconut", "pause", "icot", "cot", "no_cot"]
+Method = Literal["coconut", "sim_cot", "codi", "pause", "icot", "cot", "no_cot"]
 _OFFSET_DECAY = 4.0  # of ICoT: one token more is e^4 times as rare
 
 
@@ -65,7 +68,8 @@ class Curriculum:
     Attributes:
         method: see above.
         steps_per_stage: of the optimizer.
-        max_stage: the last stage in which steps are replaced one by one; of ICoT the last stage.
+        max_stage: the last stage in which steps are replaced one by one; of ICoT the last stage; of CODI, which has
+            none, the steps that latents stand for.
         latents_per_step: c.
         pad_latents: as many latents for chains with fewer steps than the stage.
         uniform_prob: probability that an example is shown at any stage up to its number of steps instead.
@@ -91,12 +95,18 @@ class Curriculum:
 
     @property
     def last_stage(self) -> int:
-        return {"coconut": self.max_stage + 1, "pause": self.max_stage + 1, "icot": self.max_stage}.get(self.method, 0)
+        if self.method in ("coconut", "sim_cot", "pause"):
+            return self.max_stage + 1
+        return self.max_stage if self.method == "icot" else 0
+
+    @property
+    def has_latents(self) -> bool:
+        return self.method in ("coconut", "sim_cot", "codi")
 
     @property
     def most_latents(self) -> int:
         """Of a row, in any stage, pauses included."""
-        return self.max_stage * self.latents_per_step if self.method in ("coconut", "pause") else 0
+        return self.max_stage * self.latents_per_step if self.has_latents or self.method == "pause" else 0
 
     def stage(self, step: int) -> int:
         """Of an optimizer step, the first of which is 0."""
@@ -108,7 +118,9 @@ class Curriculum:
 
     def row(self, example: Example, stage: int, markers: Markers, rng: random.Random) -> Row:
         """What is shown of an example in a stage."""
-        if self.method in ("coconut", "pause"):
+        if self.method == "codi":
+            return self._latent_row(example, self.max_stage + 1, markers)
+        if self.has_latents or self.method == "pause":
             return self._latent_row(example, self._drawn(stage, len(example.step_ids), rng), markers)
         chain = list(itertools.chain.from_iterable(example.step_ids))
         if self.method == "no_cot":
@@ -116,6 +128,12 @@ class Curriculum:
         elif self.method == "icot" and stage:
             chain = chain[stage * self.removed_tokens + _offset(rng) :]
         return Row(example.question_ids, 0, self._response(chain, example, markers))
+
+    def teacher_row(self, example: Example, markers: Markers) -> Row | None:
+        """What CODI's teacher is shown of an example; None of other methods."""
+        if self.method != "codi":
+            return None
+        return Row(example.question_ids, 0, self._response(itertools.chain(*example.step_ids), example, markers))
 
     @staticmethod
     def _response(chain: Iterable[int], example: Example, markers: Markers) -> list[int]:
@@ -137,7 +155,17 @@ class Curriculum:
         prompt = [*example.question_ids, markers.bot_id]
         if self.method == "pause":
             return Row([*prompt, *[markers.pause_id] * latents], 0, completion, given=1)
-        return Row(prompt, latents, completion, given=1)
+        return Row(prompt, latents, completion, given=1, step_ids=self._replaced(example, latents, not left))
+
+    def _replaced(self, example: Example, latents: int, all_of_them: bool) -> Sequence[Sequence[int]]:
+        """Ids of the steps that latents stand for, c for each; the last c for the whole rest of the chain."""
+        if self.method not in ("sim_cot", "codi"):
+            return ()
+        steps = [list(step) for step in example.step_ids]
+        own = steps[: latents // self.latents_per_step]
+        if own and all_of_them:
+            own[-1] = [*own[-1], *itertools.chain.from_iterable(steps[len(own) :])]
+        return own
 
 
 def _offset(rng: random.Random) -> int:

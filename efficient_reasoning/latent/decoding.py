@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.passes import Row, collate, read
+from efficient_reasoning.latent.projection import LatentProjection
 
 BOT, LATENT, EOT = "<|bot|>", "<|latent|>", "<|eot|>"  # tokens of a latent checkpoint
 
@@ -25,9 +26,11 @@ class Latents:
 
     Attributes:
         latent_id: the placeholder.
+        projection: makes latents of hidden states, as it did in training; None takes them as they are.
     """
 
     latent_id: int
+    projection: LatentProjection | None = None
 
     def count(self, prompt_ids: Sequence[int]) -> int:
         return sum(token == self.latent_id for token in prompt_ids)
@@ -54,8 +57,9 @@ class Latents:
         """
         rows = [self._row(prompt) for prompt in prompts]
         batch = collate(rows, pad_id).to(model.device)
-        states, cache = read(model, batch)
-        return [(layer.keys, layer.values) for layer in cache.layers], states[:, -1]
+        projection = None if self.projection is None else self.projection.to(model.device, model.dtype)
+        passes = read(model, batch, projection)
+        return [(layer.keys, layer.values) for layer in passes.cache.layers], passes.states[:, -1]
 
     def _row(self, prompt: Sequence[int]) -> Row:
         count, begin = self.count(prompt), list(prompt).index(self.latent_id)

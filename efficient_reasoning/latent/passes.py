@@ -1,9 +1,9 @@
 """Passes through a causal language model some of whose inputs are its own last hidden states.
 
-1. A latent is a position whose input is what the model made of the position before it, so latents are computed one
-   after another. What stands before them is read once into a key-value cache, each latent is a pass over one column
-   of the batch, and what follows them is one pass again: K + 2 passes, and no position is computed twice. Gradients
-   flow back through the cache.
+1. A latent is a position whose input is what the model made of the position before it, as it is or through a
+   projection, so latents are computed one after another. What stands before them is read once into a key-value cache,
+   each latent is a pass over one column of the batch, and what follows them is one pass again: K + 2 passes, and no
+   position is computed twice. Gradients flow back through the cache.
 2. Rows may differ in their latents, also in having none. All latents of a batch end at the same column; where a row
    has fewer, tokens of its prompt stand in the columns of others' latents, and are read there. So a row computes what
    it would alone, and all processes can be made to run equally many passes.
@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.latent.projection import LatentProjection
 
 IGNORED = -100  # a label that does not count
 
@@ -35,12 +37,14 @@ class Row:
         latents: how many follow.
         completion_ids: tokens behind them.
         given: how many of the first completion ids are given, such as a delimiter, and are not to be learnt.
+        step_ids: of the steps that its latents stand for, where somebody asks.
     """
 
     prompt_ids: Sequence[int]
     latents: int
     completion_ids: Sequence[int]
     given: int = 0
+    step_ids: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
@@ -105,16 +109,33 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
     return Batch(input_ids, attention_mask, is_latent, labels, first)
 
 
-def read(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, DynamicCache]:
+class Passes(NamedTuple):
+    """What the passes of a batch leave.
+
+    Attributes:
+        states: (B, 1 + T, D) last hidden states from the last column before the completions on, each of which
+            predicts the next column.
+        latents: (B, K, D) inputs of the columns with latents, tokens of prompts among them.
+        layers: (B, T, D) of every layer, the last one as it is in `states`, where they were asked for.
+        cache: of all columns (B, S).
+    """
+
+    states: torch.Tensor
+    latents: torch.Tensor
+    layers: tuple[torch.Tensor, ...]
+    cache: DynamicCache
+
+
+def read(
+    model: PreTrainedModel, batch: Batch, projection: LatentProjection | None = None, with_layers: bool = False
+) -> Passes:
     """Run the passes of a batch.
 
     Args:
         model: a causal language model whose embeddings are as wide as its hidden states.
         batch: on its device.
-
-    Returns:
-        the last hidden states (B, 1 + T, D) from the last column before the completions on, each of which predicts
-        the next column, and the cache of all columns (B, S).
+        projection: makes latents of hidden states; None takes them as they are.
+        with_layers: keep the hidden states of every layer on the completions.
 
     Raises:
         BadInput: gradient checkpointing, which would drop the cache, or embeddings of another width.
@@ -133,8 +154,8 @@ def read(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, DynamicCac
     first, end = batch.first_column, batch.end_column
     cache = DynamicCache(config=model.config)
 
-    def states_of(inputs: torch.Tensor, begin: int) -> torch.Tensor:
-        """Hidden states (B, C, D) of the inputs (B, C, D) of the columns from `begin` on."""
+    def run(inputs: torch.Tensor, begin: int, with_layers: bool = False):
+        """The model's output for the inputs (B, C, D) of the columns from `begin` on."""
         until = begin + inputs.shape[1]
         return model.base_model(
             inputs_embeds=inputs,
@@ -142,21 +163,34 @@ def read(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, DynamicCac
             position_ids=positions[:, begin:until],
             past_key_values=cache,
             use_cache=True,
-        ).last_hidden_state
+            output_hidden_states=with_layers,
+        )
 
+    latents = []  # of K columns (B, D)
     if first == end:
-        return states_of(embedded, 0)[:, end - 1 :], cache
-    state = states_of(embedded[:, :first], 0)[:, -1]  # (B, D)
-    for column in range(first, end):
-        is_latent = batch.is_latent[:, column, None]
-        inputs = torch.where(is_latent, state.to(embedded.dtype), embedded[:, column])
-        state = states_of(inputs[:, None], column)[:, 0]
-    return torch.cat([state[:, None], states_of(embedded[:, end:], end)], 1), cache
+        last = run(embedded, 0, with_layers)
+        states = last.last_hidden_state[:, end - 1 :]
+    else:
+        state = run(embedded[:, :first], 0).last_hidden_state[:, -1]  # (B, D)
+        for column in range(first, end):
+            latent = (state if projection is None else projection(state)).to(embedded.dtype)
+            latents.append(torch.where(batch.is_latent[:, column, None], latent, embedded[:, column]))
+            state = run(latents[-1][:, None], column).last_hidden_state[:, 0]
+        last = run(embedded[:, end:], end, with_layers)
+        states = torch.cat([state[:, None], last.last_hidden_state], 1)
+    width = batch.labels.shape[1]
+    layers = tuple(layer[:, layer.shape[1] - width :] for layer in last.hidden_states[1:]) if with_layers else ()
+    return Passes(states, torch.stack(latents, 1) if latents else embedded[:, end:end], layers, cache)
 
 
-def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Mean negative log-likelihood of the labelled tokens of a batch, in nats; arguments are those of `read`."""
-    states = read(model, batch)[0][:, :-1]  # (B, T, D)
+def completion_loss(model: PreTrainedModel, batch: Batch, passes: Passes | None = None) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens of a batch, in nats.
+
+    Args:
+        model, batch: those of `read`.
+        passes: of this batch; None runs them without a projection.
+    """
+    states = (read(model, batch) if passes is None else passes).states[:, :-1]  # (B, T, D)
     counted = batch.labels != IGNORED
     logits = model.get_output_embeddings()(states[counted])  # (N, V)
     return torch.nn.functional.cross_entropy(logits.float(), batch.labels[counted])

@@ -7,27 +7,33 @@
    it, and one that goes on in the middle does not.
 3. All processes run as many passes, those of the row with the most latents: layers that are shared out wait for each
    other.
+4. A projection and SIM-CoT's decoder are modules of the model while that trains, so that optimizer, checkpoints and
+   whatever wraps the model know of them. What is left in the end is the model, with the projection beside it.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models.utils import _ForwardRedirection
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Curriculum, Example, Markers
-from efficient_reasoning.latent.passes import collate, completion_loss
+from efficient_reasoning.latent.objectives import LossWeights, Shown, StepDecoder, losses
+from efficient_reasoning.latent.passes import Batch, collate
+from efficient_reasoning.latent.projection import LatentProjection
 
 
 class LatentTrainer(Trainer):
     """Trainer of a causal language model on `Example`s.
 
-    Logs `stage` and `latents`, the most of a row.
+    Logs `stage`, `latents`, the most of a row, and the parts of the loss of the last batch, all processes' mean.
 
     Args:
         model: the language model; its tokenizer already has the markers.
@@ -35,10 +41,13 @@ class LatentTrainer(Trainer):
         train_dataset: of `Example`.
         curriculum, markers: what is shown.
         pad_id: any token.
+        projection: makes latents of hidden states, and is trained along; None takes them as they are.
+        weights: of the parts of the loss; with one for steps, a decoder of them is trained along.
         rest: as for Trainer.
 
     Raises:
-        BadInput: gradient checkpointing, or more latents and tokens than the model has positions.
+        BadInput: gradient checkpointing, more latents and tokens than the model has positions, or modules beside the
+            model under ZeRO-3.
     """
 
     def __init__(
@@ -49,6 +58,8 @@ class LatentTrainer(Trainer):
         curriculum: Curriculum,
         markers: Markers,
         pad_id: int,
+        projection: LatentProjection | None = None,
+        weights: LossWeights | None = None,
         **rest: Any,
     ):
         if args.gradient_checkpointing:
@@ -60,11 +71,22 @@ class LatentTrainer(Trainer):
                 f"A row takes up to {longest} tokens and latents, and the model has {limit} positions; give fewer "
                 "latents or shorter examples."
             )
+        weights = weights or LossWeights()
+        has_network = projection is not None and projection.network is not None
+        if (has_network or weights.step) and is_deepspeed_zero3_enabled():
+            raise BadInput("A projection and a decoder of steps are not trained under ZeRO-3; use ZeRO-2.")
         args.remove_unused_columns = False
+        self._own_modules = {}
+        if weights.step:
+            self._own_modules["step_decoder"] = StepDecoder(model)
+        if projection is not None:
+            self._own_modules["latent_projection"] = projection
+        for name, module in self._own_modules.items():
+            model.add_module(name, module)
         super().__init__(
             model, args, data_collator=lambda examples: {"examples": examples}, train_dataset=train_dataset, **rest
         )
-        self.curriculum, self.markers, self.pad_id = curriculum, markers, pad_id
+        self.curriculum, self.markers, self.pad_id, self.weights = curriculum, markers, pad_id, weights
         self.model_accepts_loss_kwargs = False  # the loss is the mean of a batch
         self._redirect = _ForwardRedirection()
         self._seen: dict[str, float] = {}
@@ -78,12 +100,23 @@ class LatentTrainer(Trainer):
         rows = [self.curriculum.row(example, stage, self.markers, rng) for example in inputs["examples"]]
         most = torch.tensor([max(row.latents for row in rows)], device=args.device)
         most = int(self.accelerator.gather(most).max())
-        batch = collate(rows, self.pad_id, columns=most).to(args.device)
-        self._seen = {"stage": stage, "latents": most}
+        shown = Shown(
+            rows,
+            collate(rows, self.pad_id, columns=most).to(args.device),
+            self._teacher(inputs["examples"]),
+            torch.tensor([len(example.answer_ids) for example in inputs["examples"]], device=args.device),
+            self.curriculum.latents_per_step,
+        )
         plain = self.accelerator.unwrap_model(model)
+        own = [self._own_modules.get(name) for name in ("latent_projection", "step_decoder")]
         # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see.
-        loss = self._redirect(model, plain, completion_loss, plain, batch)
+        loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
+        self._seen = {"stage": stage, "latents": most} | parts
         return (loss, {}) if return_outputs else loss
+
+    def _teacher(self, shown: Sequence[Example]) -> Batch | None:
+        rows = [self.curriculum.teacher_row(example, self.markers) for example in shown]
+        return None if None in rows else collate(rows, self.pad_id).to(self.args.device)
 
     def _microbatch(self, step: int) -> int:
         """Number of the batch among those of one step."""
@@ -92,7 +125,22 @@ class LatentTrainer(Trainer):
         return self._last[1]
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:
-        super().log(logs | (self._seen if "loss" in logs else {}), *rest)
+        seen = {}
+        for name, value in self._seen.items() if "loss" in logs else ():
+            value = torch.as_tensor(value, dtype=torch.float, device=self.args.device)
+            seen[name] = float(self.accelerator.gather(value).mean())
+        super().log(logs | seen, *rest)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model that is left in the end; a checkpoint to go on from has all modules that are trained."""
+        model = self.accelerator.unwrap_model(self.model)
+        for name in () if _internal_call else self._own_modules:
+            if hasattr(model, name):
+                delattr(model, name)
+        super().save_model(output_dir, _internal_call)
+        projection = self._own_modules.get("latent_projection")
+        if not _internal_call and projection is not None and self.args.should_save:
+            projection.save(output_dir or self.args.output_dir)
 
 
 class _NewOptimizer(TrainerCallback):
@@ -113,4 +161,6 @@ def _longest(example: Example, curriculum: Curriculum, markers: Markers) -> int:
     """Most tokens and latents of a row of an example."""
     chain = sum(map(len, example.step_ids))
     around = len(markers.open_ids) + len(markers.close_ids) + 2  # bot and eot
-    return len(example.question_ids) + chain + len(example.answer_ids) + curriculum.most_latents + around
+    latents = curriculum.most_latents
+    thinking = max(chain, latents) if curriculum.method == "codi" else chain + latents  # there they never meet
+    return len(example.question_ids) + thinking + len(example.answer_ids) + around

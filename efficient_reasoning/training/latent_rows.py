@@ -1,4 +1,4 @@
-"""What latent SFT needs of a checkpoint and of rows: markers in the vocabulary, and chains as ids."""
+"""What latent SFT needs of a checkpoint and of rows: markers in the vocabulary, a projection, and chains as ids."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Example, Markers
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+from efficient_reasoning.latent.projection import LatentProjection, load_projection
 from efficient_reasoning.training.controls import add_controls
 
 if TYPE_CHECKING:
@@ -44,6 +46,38 @@ def embed_markers(model: PreTrainedModel, markers: Markers, new: Sequence[int]) 
             for token in new:
                 like = markers.close_ids[-1] if token == markers.eot_id else markers.open_ids[-1]
                 weight[token] = weight[like]
+
+
+def make_projection(base: Base, model: PreTrainedModel, has_network: bool, normalize: bool) -> LatentProjection | None:
+    """What is to make latents of hidden states; None where they are latents as they are.
+
+    Args:
+        base: goes on with its own network, where it has one.
+        model: its weights, markers included.
+        has_network: train one.
+        normalize: bring latents to the mean norm of the embeddings, as they are now.
+    """
+    if not (has_network or normalize):
+        return None
+    width = model.config.get_text_config().hidden_size
+    projection, before = None, ReasoningMetadata.load(base.path)
+    if has_network and before is not None and before.latent_projection is not None:
+        projection = load_projection(base.path, before, width)
+    projection = projection or LatentProjection(width, has_network)
+    projection.norm = _embedding_norm(model) if normalize else None
+    return projection
+
+
+def _embedding_norm(model: PreTrainedModel) -> float:
+    """Mean Euclidean length of the embeddings of all tokens."""
+    import torch
+    from peft.utils.integrations import gather_params_ctx
+
+    embed, norms = model.get_input_embeddings(), []
+    with torch.no_grad(), gather_params_ctx([embed.weight]):
+        for ids in torch.arange(embed.num_embeddings, device=embed.weight.device).split(8192):
+            norms.append(embed(ids).float().norm(dim=-1))
+    return float(torch.cat(norms).mean())
 
 
 def examples(path: str, rows: Dataset, base: Base) -> list[Example]:

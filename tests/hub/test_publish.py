@@ -9,12 +9,13 @@ import shlex
 import pytest
 
 from efficient_reasoning import cli
-from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
+from efficient_reasoning.checkpoint import LATENT_NAME, ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.hub import example, publish
 from efficient_reasoning.hub import folder as hub_folder
+from efficient_reasoning.latent.projection import LatentProjection
 from tests.hub.hub_server import TOKEN, files_of
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %} <think>"
@@ -315,6 +316,27 @@ def test_what_does_not_fit_into_memory_is_not_checked_and_the_card_says_so(run, 
     card = (folder / "README.md").read_text()
     assert "was not checked: in float32 it takes 1.1 GB of memory, and 1.0 GB were free." in card
     assert "do_sample=True, temperature=0.6" in card and "float32" not in blocks(card, "python")[0]
+
+
+def test_a_latent_projection_goes_along(run, model, metadata):
+    metadata.latent_steps, metadata.latent_projection = 3, LATENT_NAME
+    metadata.save(model)
+    with pytest.raises(BadInput, match=f"{LATENT_NAME} is missing, though reasoning.json names it; copy the check"):
+        publish(run, model, "ORG/concise-tiny")
+    summary = json.loads((run / "summary.json").read_text())
+
+    def measured_with(projection: LatentProjection) -> None:
+        projection.save(model)
+        config = summary["config"] | {"weights": weights_fingerprint(str(model))}
+        write_json(run / "summary.json", summary | {"config": config})
+
+    measured_with(LatentProjection(32, has_network=True))
+    with pytest.raises(BadInput, match="holds no projection of hidden states 16 wide"):
+        publish(run, model, "ORG/concise-tiny")
+    measured_with(LatentProjection(16, has_network=True))
+    folder = publish(run, model, "ORG/concise-tiny")
+    assert (folder / LATENT_NAME).read_bytes() == (model / LATENT_NAME).read_bytes()
+    assert ReasoningMetadata.load(folder).latent_projection == LATENT_NAME and hub_folder.is_replaced(LATENT_NAME)
 
 
 def test_latent_thinking_is_not_checked(run, model, metadata):

@@ -34,6 +34,37 @@ def test_behind_the_last_stage_no_step_is_left_and_the_latents_stay():
     assert row(2, max_stage=1, latents_per_step=2).latents == 2 == Curriculum("coconut", 5, 1, 2).most_latents
 
 
+def test_codi_replaces_all_steps_at_once_and_has_a_teacher():
+    codi = Curriculum("codi", 5, max_stage=3, latents_per_step=2)
+    for stage in (0, 7):
+        shown = codi.row(EXAMPLE, stage, MARKERS, random.Random(0))
+        assert shown == Row([1, 2, BOT], 6, [EOT, OPEN, CLOSE, 50, END], 1, step_ids=[[10, 11], [20], [30, 31, 32]])
+    assert codi.teacher_row(EXAMPLE, MARKERS) == Row([1, 2], 0, [OPEN, 10, 11, 20, 30, 31, 32, CLOSE, 50, END])
+    assert (codi.last_stage, codi.most_latents, codi.begins_stage(5)) == (0, 6, False)
+    assert Curriculum("sim_cot", 5).teacher_row(EXAMPLE, MARKERS) is None
+    # Long chains: the last latents stand for all that is left. Short ones: some stand for nothing.
+    assert Curriculum("codi", 5, max_stage=2).row(EXAMPLE, 0, MARKERS, random.Random(0)).step_ids == [
+        [10, 11], [20, 30, 31, 32]
+    ]  # fmt: skip
+    assert len(Curriculum("codi", 5, max_stage=5).row(EXAMPLE, 0, MARKERS, random.Random(0)).step_ids) == 3
+
+
+def test_sim_cot_is_coconut_that_knows_what_latents_stand_for():
+    first, second, third = [10, 11], [20], [30, 31, 32]
+    told = {0: [], 1: [first], 2: [first, second], 3: [first, second, third], 4: [first, second, third]}
+    for c in (1, 2):
+        for stage, steps in told.items():
+            coconut, sim_cot = (row(stage, method, latents_per_step=c) for method in ("coconut", "sim_cot"))
+            assert (list(coconut.step_ids), sim_cot.step_ids) == ([], steps)
+            assert (coconut.prompt_ids, coconut.latents, coconut.completion_ids) == (
+                sim_cot.prompt_ids, sim_cot.latents, sim_cot.completion_ids
+            )  # fmt: skip
+    # Steps that stay in words are decoded from no latents, those that stay in none are.
+    assert row(2, "sim_cot", max_stage=2).step_ids == [first, second]
+    assert row(3, "sim_cot", max_stage=2).step_ids == [first, second + third]
+    assert row(4, "sim_cot", pad_latents=False).step_ids == [first, second, third]
+
+
 def test_pauses_stand_where_latents_would():
     for stage in range(6):
         latent, pause = row(stage), row(stage, "pause")

@@ -86,8 +86,8 @@ def test_a_row_is_the_same_in_any_batch(model):
         alone = collate([rows[index]], pad_id=0)
         mixed = collate([*rows[index:], *rows[:index]], pad_id=7, columns=6)
         width = alone.labels.shape[1]
-        found = read(model, mixed)[0][0, : width + 1]
-        torch.testing.assert_close(found, read(model, alone)[0][0], atol=1e-5, rtol=1e-4)
+        found = read(model, mixed).states[0, : width + 1]
+        torch.testing.assert_close(found, read(model, alone).states[0], atol=1e-5, rtol=1e-4)
 
 
 def test_without_latents_it_is_the_plain_model(model):
@@ -95,7 +95,7 @@ def test_without_latents_it_is_the_plain_model(model):
     rows = [row(rng, prompt, 0, completion) for prompt, completion in ((5, 4), (3, 6))]
     batch = collate(rows, pad_id=0)
     assert batch.first_column == batch.end_column == 5
-    states, _ = read(model, batch)
+    states = read(model, batch).states
     for number, each in enumerate(rows):
         ids = torch.tensor([[*each.prompt_ids, *each.completion_ids]])
         logits = model(ids).logits[0, len(each.prompt_ids) - 1 : -1]

@@ -8,6 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Curriculum, Example, Markers
+from efficient_reasoning.latent.objectives import LossWeights
+from efficient_reasoning.latent.projection import LatentProjection
 from efficient_reasoning.latent.trainer import LatentTrainer
 
 MARKERS = Markers([40], [41], 42, 43, 44)
@@ -21,7 +23,8 @@ def examples(count: int = 64) -> list[Example]:
     return [Example([first], [[10 + step] for step in range(first)], [20 + first, END]) for first in firsts]
 
 
-def build(folder, curriculum: Curriculum, positions: int = 64, **settings) -> LatentTrainer:
+def build(folder, curriculum: Curriculum, positions: int = 64, weights=None, **settings) -> LatentTrainer:
+    """With weights of losses, there is a projection, too."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50,
@@ -44,22 +47,35 @@ def build(folder, curriculum: Curriculum, positions: int = 64, **settings) -> La
         "use_cpu": True,
     }
     args = TrainingArguments(str(folder), **defaults | settings)
-    return LatentTrainer(LlamaForCausalLM(config), args, examples(), curriculum, MARKERS, pad_id=0)
+    projection = LatentProjection(32, True, 0.6) if weights is not None else None
+    return LatentTrainer(LlamaForCausalLM(config), args, examples(), curriculum, MARKERS, 0, projection, weights)
 
 
 def logged(trainer: LatentTrainer, name: str) -> list[float]:
     return [row[name] for row in trainer.state.log_history if name in row]
 
 
-@pytest.mark.parametrize("method", ["coconut", "pause", "icot", "cot", "no_cot"])
+@pytest.mark.parametrize("method", ["coconut", "sim_cot", "codi", "pause", "icot", "cot", "no_cot"])
 def test_every_method_learns(tmp_path, method):
     trainer = build(tmp_path, Curriculum(method, 20, max_stage=2, removed_tokens=1), max_steps=80)
     trainer.train()
     losses = logged(trainer, "loss")
-    assert losses[-1] < 0.3 < losses[0]
+    assert losses[-1] < (0.6 if method == "codi" else 0.3) < losses[0]  # of which distillation is most
     last = trainer.curriculum.last_stage
-    assert logged(trainer, "stage")[-1] == last == {"coconut": 3, "pause": 3, "icot": 2}.get(method, 0)
-    assert logged(trainer, "latents")[-1] == (2 if method == "coconut" else 0)
+    assert logged(trainer, "stage")[-1] == last == {"coconut": 3, "sim_cot": 3, "pause": 3, "icot": 2}.get(method, 0)
+    assert logged(trainer, "latents")[-1] == (2 if method in ("coconut", "sim_cot", "codi") else 0)
+
+
+@pytest.mark.parametrize("method", ["sim_cot", "codi"])
+def test_what_is_beside_the_model_learns_with_it(tmp_path, method):
+    curriculum = Curriculum(method, 20, max_stage=2)
+    trainer = build(tmp_path, curriculum, weights=LossWeights(step=1.0), max_steps=80)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    unmoved = [name for name, weight in trainer.model.named_parameters() if torch.equal(weight, before[name])]
+    assert not unmoved and {name.split(".")[0] for name in before} == {"model", "step_decoder", "latent_projection"}
+    for name in ("step_loss", "teacher_loss", "distillation_loss") if method == "codi" else ("step_loss",):
+        assert logged(trainer, name)[-1] < 0.5 * logged(trainer, name)[0]
 
 
 def test_the_optimizer_starts_anew_with_each_stage(tmp_path):
@@ -79,16 +95,30 @@ def test_the_optimizer_starts_anew_with_each_stage(tmp_path):
     assert steps == [1, 2, 3] * 4
 
 
+@pytest.mark.parametrize("weights", [None, LossWeights(step=1.0)])
 @pytest.mark.parametrize("cut", [3, 4])  # at the end of a stage, and in the middle of one
-def test_a_run_that_goes_on_is_the_run_that_was_not_cut(tmp_path, cut):
-    curriculum = Curriculum("coconut", 3, max_stage=2, uniform_prob=0.3)
-    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": cut}
+def test_a_run_that_goes_on_is_the_run_that_was_not_cut(tmp_path, cut, weights):
+    curriculum = Curriculum("coconut" if weights is None else "sim_cot", 3, max_stage=2, uniform_prob=0.3)
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": cut, "weights": weights}
     whole = build(tmp_path / "whole", curriculum, **settings)
     whole.train()
     again = build(tmp_path / "whole", curriculum, **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{cut}"))
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_student_and_teacher_never_stand_in_one_row(tmp_path):
+    longest = 1 + 3 + 2 + 4  # question, steps or as many latents, answer, markers and delimiters
+    build(tmp_path, Curriculum("codi", 3, max_stage=3), positions=longest).train()
+    with pytest.raises(BadInput, match="up to 13 tokens and latents, and the model has 10 positions"):
+        build(tmp_path, Curriculum("coconut", 3, max_stage=3), positions=longest)
+
+
+def test_what_lies_beside_the_model_is_not_shared_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("efficient_reasoning.latent.trainer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(BadInput, match="not trained under ZeRO-3; use ZeRO-2"):
+        build(tmp_path, Curriculum("sim_cot", 3), weights=LossWeights(step=1.0))
 
 
 def test_bad_settings_are_named(tmp_path):
