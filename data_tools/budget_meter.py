@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from data_tools.length_budgets import BudgetArguments, sentence_of
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress, training_row
+from efficient_reasoning.compression.budgets import BudgetArguments, sentence_of
 from efficient_reasoning.compression.chains import usable_traces
 from efficient_reasoning.compression.tokenizer import load_thinking, same_tokenizer
 from efficient_reasoning.config import parse

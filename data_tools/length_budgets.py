@@ -15,27 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from efficient_reasoning.compression.budgets import BudgetArguments, sentence_of
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(kw_only=True)
-class BudgetArguments:
-    """How many tokens are asked for, and how."""
-
-    form: Literal["exact", "max"] = field(default="exact", metadata={"help": "Exactly so many tokens, or at most."})
-    min_budget_tokens: int = field(default=100, metadata={"help": "Least number of tokens to ask for."})
-    max_budget_tokens: int = field(default=4000, metadata={"help": "Greatest number of tokens to ask for."})
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min_budget_tokens <= self.max_budget_tokens:
-            raise BadInput(
-                f"min_budget_tokens is {self.min_budget_tokens} and max_budget_tokens {self.max_budget_tokens}; "
-                "give a range of at least 1."
-            )
 
 
 @dataclass(kw_only=True)
@@ -58,13 +43,6 @@ class LengthBudgetsArguments(BudgetArguments):
         super().__post_init__()
         if self.rows_per_problem < 1:
             raise BadInput(f"rows_per_problem is {self.rows_per_problem}; give at least 1.")
-
-
-def sentence_of(form: Literal["exact", "max"], budget_tokens: int) -> str:
-    """What asks for a budget, in the words of the strategies `l1-exact` and `l1-max`."""
-    from efficient_reasoning.inference.l1 import L1Exact, L1Max
-
-    return {"exact": L1Exact, "max": L1Max}[form].sentence.format(tokens=budget_tokens)
 
 
 def length_budgets(

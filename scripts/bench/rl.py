@@ -199,7 +199,7 @@ def lcpo(form: str, **own: object) -> Arm:
         scale, label = bench.scale, f"lcpo_{form}"
         low, high = scale.budgets[1], scale.budgets[-2]
         spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        traces = bench.sample(f"{label}-traces", bench.base, scale.slow_problems, **spread)
+        traces = bench.sample(f"{label}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
         told = {"model": bench.base, "form": form, "min_budget_tokens": low, "max_budget_tokens": high}
         model = bench.train(f"{label}-sft", bench.rows(f"{label}-sft", "budget_meter", traces, **told), times=4)
         self_control(bench, f"{label} before", model, form)
@@ -218,7 +218,7 @@ def lcpo(form: str, **own: object) -> Arm:
 
 def self_control(bench: RLBench, name: str, model: Path, form: str) -> None:
     """Ask for every budget, and enforce none."""
-    from data_tools.length_budgets import sentence_of
+    from efficient_reasoning.compression.budgets import sentence_of
 
     for budget in bench.scale.budgets:
         bench.test(f"{name} asked {budget}", model, samples=1, behind=f" {sentence_of(form, budget)}")
