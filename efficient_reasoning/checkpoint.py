@@ -4,6 +4,7 @@
 2. `reasoning.json` (`ReasoningMetadata`) says what plain `transformers` has no field for: the think delimiters, the
    method and stage, the base model, the budget range it was trained on, good operating points, and where it came from.
    Where a LoRA adapter was kept beside the weights, which hold it at scale 1, any other scale can be loaded.
+   Architectures of our own bring their code in the folder, which others have to trust; here, the library's is taken.
 3. Local folders are checked before they are loaded: a missing tokenizer or a truncated safetensors file is named in
    one sentence instead of failing deep inside a loader. What is not a local folder is left to the Hub.
 """
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import struct
@@ -34,6 +36,8 @@ LATENT_NAME = "latent.safetensors"
 ASSETS = Path(__file__).parent / "assets"
 
 _DTYPES = ("float32", "bfloat16", "float16")
+# By model type, the room that makes transformers know an architecture of our own when it is imported.
+_OWN_ARCHITECTURES = {"recurrent_depth": "efficient_reasoning.recurrent"}
 
 
 @dataclass
@@ -53,6 +57,7 @@ class ReasoningMetadata:
         latent_projection: file with the weights of what makes latents of hidden states; None without.
         latent_norm: Euclidean length that every latent is brought to; None leaves them as they come.
         pause_steps: learnt tokens that stand behind every prompt in their place, of a control.
+        depth: iterations of the core that a model of recurrent depth decodes with by default; None of other models.
         adapter: folder with the LoRA adapter that the weights hold at scale 1; None without.
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
         controls: texts, of one token each, that it was trained to take behind a question as an order for the length.
@@ -75,6 +80,7 @@ class ReasoningMetadata:
     latent_projection: str | None = None
     latent_norm: float | None = None
     pause_steps: int = 0
+    depth: int | None = None
     adapter: str | None = None
     trained_budget_range: tuple[int, int] | None = None
     controls: list[str] = field(default_factory=list)
@@ -185,6 +191,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_checkpoint(model)
+    _know_architecture(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     except OSError as error:
@@ -197,10 +204,31 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(model: str) -> PretrainedConfig:
-    """The config of a checkpoint that `load_tokenizer` has found whole."""
+    """The config of a checkpoint that `load_tokenizer` has found whole.
+
+    Raises:
+        BadInput: fields that make no model, or of a version that is not known.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model)
+    _know_architecture(model)
+    try:
+        return AutoConfig.from_pretrained(model)
+    except StrictDataclassError as error:
+        raise BadInput(f"{model}: config.json: {str(error).splitlines()[-1].strip()}") from None
+
+
+def _know_architecture(model: str) -> None:
+    """Make transformers know the architecture of a checkpoint if it is one of our own."""
+    from transformers import PreTrainedConfig
+
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(model)
+    except OSError:  # whoever loads it says what is wrong
+        return
+    if room := _OWN_ARCHITECTURES.get(fields.get("model_type")):
+        importlib.import_module(room)
 
 
 def local_folder(model: str) -> Path:
@@ -249,6 +277,7 @@ def load_model(
         if not math.isfinite(adapter_scale):
             raise BadInput(f"adapter_scale is {adapter_scale}; give a number such as 0.5.")
         adapter = adapter_folder(model)
+    load_config(model)  # which may say what is wrong with it
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)

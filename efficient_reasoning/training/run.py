@@ -141,6 +141,8 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
         metrics = _train(trainer, _last_checkpoint(output))
         metadata.seed = trainer.args.seed
         metadata.trained_tokens = trained_tokens(trainer)
+        if trainer.model.config.model_type == "recurrent_depth":
+            metadata.depth = trainer.model.config.depth
         # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
         if trainer.is_world_process_zero():
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -206,6 +208,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     """Train from the checkpoint, if any, to the last step; the trainer's metrics, none where no step was left."""
     from transformers import TrainerCallback
 
+    from efficient_reasoning.recurrent.depth import DepthSampling
+
     class Complete(Exception):
         """The checkpoint was the last one: its weights are loaded, and no step is left to take."""
 
@@ -217,6 +221,7 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
 
     _show_progress(trainer)
     trainer.add_callback(StopWhenComplete)
+    trainer.add_callback(DepthSampling(trainer.model))
     try:
         return trainer.train(resume_from_checkpoint=checkpoint).metrics
     except Complete:

@@ -36,7 +36,8 @@ PLAIN = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-model, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
+trust = {"trust_remote_code": True} if sys.argv[2:] else {}
+model, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True, **trust)
 assert not any(report.values()), report
 ids = tokenizer("Compute 3 + 4.\\n", return_tensors="pt")
 assert model.generate(**ids, max_new_tokens=5, do_sample=False).shape[1] > ids["input_ids"].shape[1]
@@ -44,12 +45,11 @@ assert "efficient_reasoning" not in sys.modules
 """
 
 
-def check_output(output: Path) -> ReasoningMetadata:
+def check_output(output: Path, is_own_architecture: bool = False) -> ReasoningMetadata:
     """What every finished recipe leaves behind."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(output)], cwd=output.parent, env=environment, capture_output=True, text=True
-    )
+    words = [sys.executable, "-c", PLAIN, str(output), *["trusted"][:is_own_architecture]]
+    done = subprocess.run(words, cwd=output.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     reasoner = load_reasoner(str(output), device="cpu")
     assert solve(reasoner, "Compute 3 + 4.", budget_tokens=20).spend.tokens <= 20
