@@ -207,28 +207,31 @@ def load_config(model: str) -> PretrainedConfig:
     """The config of a checkpoint that `load_tokenizer` has found whole.
 
     Raises:
-        BadInput: fields that make no model, or of a version that is not known.
+        BadInput: an architecture of our own with fields that make no model, or of a version that is not known.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     _know_architecture(model)
-    try:
-        return AutoConfig.from_pretrained(model)
-    except StrictDataclassError as error:
-        raise BadInput(f"{model}: config.json: {str(error).splitlines()[-1].strip()}") from None
+    return AutoConfig.from_pretrained(model)
 
 
 def _know_architecture(model: str) -> None:
-    """Make transformers know the architecture of a checkpoint if it is one of our own."""
-    from transformers import PreTrainedConfig
+    """Make transformers know the architecture of a checkpoint, and check its config, if it is one of our own."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, PreTrainedConfig
 
     try:
         fields, _ = PreTrainedConfig.get_config_dict(model)
     except OSError:  # whoever loads it says what is wrong
         return
-    if room := _OWN_ARCHITECTURES.get(fields.get("model_type")):
-        importlib.import_module(room)
+    room = _OWN_ARCHITECTURES.get(fields.get("model_type"))
+    if room is None:
+        return
+    importlib.import_module(room)
+    try:
+        AutoConfig.from_pretrained(model)
+    except StrictDataclassError as error:
+        raise BadInput(f"{model}: config.json: {str(error).splitlines()[-1].strip()}") from None
 
 
 def local_folder(model: str) -> Path:
@@ -277,7 +280,7 @@ def load_model(
         if not math.isfinite(adapter_scale):
             raise BadInput(f"adapter_scale is {adapter_scale}; give a number such as 0.5.")
         adapter = adapter_folder(model)
-    load_config(model)  # which may say what is wrong with it
+    _know_architecture(model)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("float32" if device == "cpu" else "auto")
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)

@@ -3,8 +3,8 @@
 1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic. Or it
    has a token for each word, digit, sign and line break: then lengths count words, and other words are unknown to it.
 2. The think delimiters are added tokens, one id each.
-3. The config is that of any architecture of transformers, or one of our own; a field that it does not have is refused, where
-   transformers would keep it and ignore it.
+3. The config is that of any architecture of transformers, or one of our own; a field that it does not have is
+   refused, where transformers would keep it and ignore it.
 4. Rows are ids with labels, and batches are padded on the right to few lengths.
 5. The loss makes the answer without thinking worth learning, and leaves the choice to think as the data have it.
 """

@@ -111,6 +111,7 @@ class Completion:
         was_closed: the thinking was closed by force.
         logprobs: of each id under the model at the request's temperature (1 for greedy), nothing cut off by top_p or
             top_k, and 0 for forced ids; None where they were not asked for.
+        iterations: behind each decoded id, of a model of recurrent depth; empty for others.
     """
 
     ids: list[int]
@@ -119,6 +120,7 @@ class Completion:
     stopped: bool = False
     was_closed: bool = False
     logprobs: list[float] | None = None
+    iterations: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ holds the numbers against torch's `FlopCounterMode`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,7 @@ class DecodingFlops:
         """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to."""
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
-        body = 0.0
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear | Conv1D) and module is not head:
-                body += 2 * module.weight.numel()
+        body = _of_weights(module for module in model.modules() if module is not head)
         experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
         if experts:
             stacked = sum(weight.numel() for weight in model.parameters() if weight.ndim == 3)
@@ -47,8 +45,9 @@ class DecodingFlops:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         # Multi-head latent attention compares in more dimensions than it sums in.
         key_dim, value_dim = (getattr(config, name, None) or head_dim for name in ("qk_head_dim", "v_head_dim"))
-        attention = 2 * config.num_hidden_layers * heads * (key_dim + value_dim)
-        return cls(body, 2 * head.weight.numel(), attention)
+        attention = 2 * heads * (key_dim + value_dim)
+        whole = cls(body, 2.0 * head.weight.numel(), config.num_hidden_layers * attention)
+        return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
 
     def of_prompt(self, tokens: int, computed_tokens: int) -> float:
         """Reading a prompt whose last `computed_tokens` are not cached, and the logits behind it."""
@@ -57,16 +56,64 @@ class DecodingFlops:
         looked_at = sum_of_positions(tokens - computed_tokens, tokens)
         return computed_tokens * self.body + self.head + looked_at * self.attention
 
-    def of_new(self, prompt_tokens: int, new_tokens: int) -> float:
-        """Decoding; the first token comes from the prompt's logits, and the last one is never read."""
+    def of_new(self, prompt_tokens: int, new_tokens: int, iterations: Sequence[int] = ()) -> float:
+        """Decoding; the first token comes from the prompt's logits, and the last one is never read.
+
+        Args:
+            prompt_tokens, new_tokens: how many there are.
+            iterations: those behind each new token, of models of recurrent depth.
+        """
         steps = max(0, new_tokens - 1)
         looked_at = sum_of_positions(prompt_tokens, prompt_tokens + steps)
         return steps * (self.body + self.head) + looked_at * self.attention
+
+    def of_token(self, position: int) -> float:
+        """One token that looks at so many, itself included, and the logits behind it."""
+        return self.body + self.head + position * self.attention
 
     def of_score(self, prefix_tokens: int, tokens: int) -> float:
         """Reading a prefix and a continuation, with logits for the latter alone."""
         total = prefix_tokens + tokens
         return total * self.body + tokens * self.head + sum_of_positions(0, total) * self.attention
+
+
+@dataclass(frozen=True)
+class RecurrentFlops(DecodingFlops):
+    """What the tokens of a model of recurrent depth cost; the fields above are of all its iterations.
+
+    Attributes:
+        depth: iterations that a token takes unless it exits.
+        iteration: of one iteration.
+        look: of what adaptive exit does after each iteration but the last: coda and logits; None without.
+    """
+
+    depth: int
+    iteration: DecodingFlops
+    look: DecodingFlops | None
+
+    def of_new(self, prompt_tokens: int, new_tokens: int, iterations: Sequence[int] = ()) -> float:
+        total = super().of_new(prompt_tokens, new_tokens)
+        for place, count in enumerate(iterations[1:new_tokens], prompt_tokens + 1):
+            total -= (self.depth - count) * self.iteration.of_token(place)
+            if self.look is not None:
+                total += min(count, self.depth - 1) * self.look.of_token(place)
+        return total
+
+
+def _of_recurrent(model: PreTrainedModel, once: DecodingFlops, attention: float) -> RecurrentFlops:
+    """From the costs with each weight met once and all layers' attention, and those of one layer's attention."""
+    config, decoder = model.config, model.base_model
+    core = _of_weights([*decoder.core.modules(), decoder.adapter])
+    iteration = DecodingFlops(core, 0.0, config.num_core_layers * attention)
+    coda = DecodingFlops(_of_weights(decoder.coda.modules()), once.head, config.num_coda_layers * attention)
+    body = once.body + (config.depth - 1) * core
+    look = None if config.exit_kl is None else coda
+    return RecurrentFlops(body, once.head, once.attention, config.depth, iteration, look)
+
+
+def _of_weights(modules: Iterable[torch.nn.Module]) -> float:
+    """Of one token that meets the weights of each module once."""
+    return sum(2.0 * module.weight.numel() for module in modules if isinstance(module, torch.nn.Linear | Conv1D))
 
 
 def sum_of_positions(first: int, last: int) -> float:

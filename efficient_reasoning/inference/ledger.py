@@ -24,6 +24,8 @@ class Ledger:
         decoded_tokens: executed decoding steps.
         forced_tokens: tokens put into the response instead of being decoded.
         masked_tokens: decoding steps whose likeliest token was forbidden, because no answer had been given yet.
+        core_iterations: of a model of recurrent depth: iterations behind its decoded tokens, summed over them, those of
+            prompts left out; 0 of other models.
         draft_tokens: tokens proposed by a draft model, taken or not; not part of a budget.
         flops: of the model's matrix products and attention (`flops`); 0 where an engine does not know its model.
         seconds: this problem's share of the engine's time (a batch's time is shared out by executed tokens).
@@ -37,6 +39,7 @@ class Ledger:
     decoded_tokens: int = 0
     forced_tokens: int = 0
     masked_tokens: int = 0
+    core_iterations: int = 0
     draft_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0

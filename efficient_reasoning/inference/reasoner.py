@@ -4,6 +4,7 @@
    OPENAI_BASE_URL, and `mock` says a script; `auto` takes the fastest that can.
 2. Every engine closes thinking by force: in its loop where it can, else in two passes.
 3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them.
+4. One of recurrent depth is as deep as it is told to be; only `transformers` decodes it.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ BACKENDS = {
 }
 
 _OPTIONS = {  # and how to read them; those of vLLM are its own business
-    "auto": {"dtype": str, "latent_steps": int},
+    "auto": {"dtype": str, "latent_steps": int, "depth": int, "exit_kl": float},
     "graph": {"dtype": str, "rows": int, "stride": int, "compile_step": bool, "latent_steps": int},
-    "transformers": {"dtype": str, "draft": str, "batch_size": int},
+    "transformers": {"dtype": str, "draft": str, "batch_size": int, "depth": int, "exit_kl": float},
     "openai": {},
     "mock": {"script": tuple},
 }
@@ -61,7 +62,8 @@ class Reasoner:
         tokenizer: of the checkpoint.
         thinking: its think delimiters.
         metadata: its reasoning.json; None for models of another making.
-        name: what it was loaded as, without the folders around it; with the scale of its adapter if that is not 1.
+        name: what it was loaded as, without the folders around it; with the scale of its adapter if that is not 1, and
+            with its depth if that was chosen.
         location: its folder or Hub id.
         weights: fingerprint of a local folder's weights as they were loaded; None for a model of the Hub.
         context_tokens: positions that the model knows; None where its config does not say.
@@ -123,11 +125,13 @@ def load_reasoner(
         options: further arguments of the backend's engine: `compile_step` or `rows` of "graph", `draft` (a folder or
             Hub id) of "transformers", `speculative_config` and others of `vllm.LLM`, the `script` of "mock".
             `latent_steps` of "graph": how many latents, for a checkpoint that thinks in them; as trained by default.
+            `depth` of "transformers": iterations of the core, for a checkpoint of recurrent depth; the mean of its
+            training by default. `exit_kl`: it stops iterating for a token whose distribution changes by less, in nats.
 
     Raises:
         BadInput: unknown backend, broken checkpoint, a tokenizer without known think delimiters, an architecture that
-            the backend cannot decode, an option that it does not know, a scale without an adapter, or a server that
-            does not answer.
+            the backend cannot decode, an option that it does not know, a scale without an adapter, a depth for a model
+            that has one depth only, or a server that does not answer.
     """
     backend, written = split_parameters(backend)
     if backend not in (*BACKENDS, "auto"):
@@ -147,6 +151,9 @@ def load_reasoner(
     tokenizer = load_tokenizer(folder)
     config = load_config(folder)
     thinking = thinking_format(folder, tokenizer)
+    depth = {name: options.pop(name) for name in ("depth", "exit_kl") if name in known and name in options}
+    if depth and config.model_type != "recurrent_depth":
+        raise BadInput(f"{folder} is not of recurrent depth; leave out {' and '.join(depth)}.")
     place = _with_latents_at_hand(folder, tokenizer)
     metadata = ReasoningMetadata.load(place)
     latent_ids = _latent_ids(metadata, tokenizer, options.pop("latent_steps", None), folder)
@@ -165,14 +172,20 @@ def load_reasoner(
         backend, engine = torch_engine(model, thinking.eos_ids, tokenizer.pad_token_id, tokenizer)
     else:
         engine = _load_engine(backend, folder, tokenizer, thinking, device, dtype, adapter_scale, options)
+    if depth:
+        from efficient_reasoning.recurrent.depth import set_depth
+
+        set_depth(engine.model.config, **depth)
     context_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
     name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
+    name += f" at scale {float(adapter_scale):g}" if adapter_scale not in (None, 1) else ""
+    name += "".join(f" at {option} {value:g}" for option, value in depth.items())
     return Reasoner(
         engine,
         tokenizer,
         thinking,
         metadata,
-        name if adapter_scale in (None, 1) else f"{name} at scale {float(adapter_scale):g}",
+        name,
         folder,
         weights_fingerprint(folder, adapter_scale),
         context_tokens,
@@ -266,6 +279,8 @@ def _load_engine(
         from efficient_reasoning.inference.transformers_engine import TransformersEngine
 
         if "draft" in options:
+            if model.config.model_type == "recurrent_depth":
+                raise BadInput(f"{folder} is of recurrent depth, which takes no draft; leave out draft.")
             options = {**options, "draft": load_model(resolve_model(options["draft"]), device, dtype)}
         return TransformersEngine(model, *ends, **options)
     from efficient_reasoning.inference.graph_engine import GraphEngine

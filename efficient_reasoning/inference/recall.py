@@ -47,11 +47,16 @@ class RecallingEngine:
         computed, prompt_tokens = known.spend.computed_prompt_tokens, known.spend.prompt_tokens
         share = (computed + len(ids)) / (computed + len(known.ids))
         costs = getattr(self.engine, "flops", None)  # of engines that know their model
+        iterations = known.iterations[: len(ids)]
+        flops = 0.0
+        if costs is not None:
+            flops = costs.of_prompt(prompt_tokens, computed) + costs.of_new(prompt_tokens, len(ids), iterations)
         spend = dataclasses.replace(
             known.spend,
             decoded_tokens=len(ids),
+            core_iterations=sum(iterations),
             draft_tokens=round(known.spend.draft_tokens * share),
-            flops=costs.of_prompt(prompt_tokens, computed) + costs.of_new(prompt_tokens, len(ids)) if costs else 0.0,
+            flops=flops,
             seconds=known.spend.seconds * share,
         )
         whole = len(ids) == len(known.ids)
@@ -61,6 +66,7 @@ class RecallingEngine:
             spend,
             known.stopped and whole,
             logprobs=known.logprobs and known.logprobs[: len(ids)],
+            iterations=iterations,
         )
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:

@@ -33,6 +33,7 @@ from efficient_reasoning.inference.sampling import SamplingTable, sampling_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 # Legend: B rows of a batch, P longest prompt, V vocabulary.
 
@@ -102,7 +103,7 @@ class TransformersEngine(ModelEngine):
             "stopping_criteria": [_Ends(requests, longest, self.tokenizer)],
         }
         drafted = None
-        with _neutral(self.model):
+        with _neutral(self.model), _Iterations(self.model) as taken:
             if self.draft is None:
                 output = self.model.generate(input_ids.to(device), **settings)
             else:
@@ -117,13 +118,16 @@ class TransformersEngine(ModelEngine):
         completions = []
         for row, (request, ids) in enumerate(zip(requests, rows, strict=True)):
             prompt_tokens = len(request.prompt_ids)
-            flops = self.flops.of_prompt(prompt_tokens, prompt_tokens) + self.flops.of_new(prompt_tokens, len(ids))
+            iterations = taken.of(row, len(ids))
+            flops = self.flops.of_prompt(prompt_tokens, prompt_tokens)
+            flops += self.flops.of_new(prompt_tokens, len(ids), iterations)
             spend = Ledger(
                 requests=1,
                 prompt_tokens=prompt_tokens,
                 computed_prompt_tokens=prompt_tokens,
                 decoded_tokens=len(ids),
                 masked_tokens=draws.masked[row],
+                core_iterations=sum(iterations),
                 flops=flops,
                 seconds=seconds_per_token * (prompt_tokens + len(ids)),
                 peak_memory_bytes=peak_bytes(device),
@@ -134,7 +138,7 @@ class TransformersEngine(ModelEngine):
             finished = ids[-1] in self.eos_ids
             stopped = not finished and _stops(request, ids, self.tokenizer)
             logprobs = draws.logprobs[row][: len(ids)] if request.logprobs else None
-            completions.append(Completion(ids, finished, spend, stopped, logprobs=logprobs))
+            completions.append(Completion(ids, finished, spend, stopped, logprobs=logprobs, iterations=iterations))
         return completions
 
 
@@ -204,6 +208,30 @@ class _Work:
         tokens, cached = inputs["input_ids"].shape[1], inputs["past_key_values"].get_seq_length()
         self.calls += 1
         self.flops += self.costs.of_score(0, cached + tokens) - self.costs.of_score(0, cached)
+
+
+class _Iterations:
+    """Listens, while it is entered, to how many iterations a model of recurrent depth takes for each token."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+        self.steps: list[list[int]] = []  # (new tokens, B)
+
+    def __enter__(self) -> _Iterations:
+        self.hook = self.model.register_forward_hook(self._listen)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+    def _listen(self, module: torch.nn.Module, arguments: tuple, output: ModelOutput) -> None:
+        taken = output.get("iterations")
+        if taken is not None:
+            self.steps.append(taken.tolist())
+
+    def of(self, row: int, tokens: int) -> list[int]:
+        """Of a row's first tokens; empty for models without."""
+        return [step[row] for step in self.steps[:tokens]]
 
 
 class _Ends(StoppingCriteria):
