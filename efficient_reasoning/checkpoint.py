@@ -37,7 +37,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # By model type, the room that makes transformers know an architecture of our own when it is imported.
-_OWN_ARCHITECTURES = {"recurrent_depth": "efficient_reasoning.recurrent"}
+OWN_ARCHITECTURES = {"recurrent_depth": "efficient_reasoning.recurrent"}
 
 
 @dataclass
@@ -224,7 +224,7 @@ def _know_architecture(model: str) -> None:
         fields, _ = PreTrainedConfig.get_config_dict(model)
     except OSError:  # whoever loads it says what is wrong
         return
-    room = _OWN_ARCHITECTURES.get(fields.get("model_type"))
+    room = OWN_ARCHITECTURES.get(fields.get("model_type"))
     if room is None:
         return
     importlib.import_module(room)

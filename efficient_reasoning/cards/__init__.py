@@ -337,7 +337,7 @@ def _commands(
         "fence": fence,
         "solve_commands": [(label, solve(point)) for label, point in zip(labels, points, strict=True)],
     }
-    if metadata is not None and metadata.latent_steps:  # vLLM cannot
+    if metadata is not None and (metadata.latent_steps or metadata.depth):  # vLLM cannot
         return section
     served = shlex.join(serve.command(str(folder), [])).replace(shlex.quote(str(folder)), repo)
     requests = [
@@ -395,6 +395,11 @@ def _limits(
         limits.append(
             f"It thinks in {metadata.latent_steps} latent steps, which plain `transformers` leaves out: loaded "
             "there, it is the base model without them."
+        )
+    if metadata and metadata.depth:
+        limits.append(
+            f"It decodes with {metadata.depth} iterations of its core; `depth` and `exit_kl`, given to "
+            "`from_pretrained`, set another number, or end them where they change little."
         )
     if licence is None:
         limits.append("The licence of the base model applies; it is not stated here, so look it up before use.")

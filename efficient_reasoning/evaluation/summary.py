@@ -84,6 +84,7 @@ def _numbers(sample: dict) -> dict:
         "seconds": spend["seconds"],
         "decoded_tokens": spend["decoded_tokens"],
         "masked_tokens": spend["masked_tokens"],
+        "core_iterations": spend.get("core_iterations", 0),  # older samples do not name them
         "peak_memory_bytes": spend["peak_memory_bytes"],
         # The thinking was closed by force, and what should have been the answer went on until it was cut off.
         "kept_reasoning": sample["forced_close"] and sample["truncated"],
@@ -132,6 +133,7 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
         "overshoot_tokens": {"mean": float(np.mean(overshoot)), "max": max(overshoot)},
         "decoded_tokens": sum(sample["decoded_tokens"] for sample in samples),
         "masked_tokens": sum(sample["masked_tokens"] for sample in samples),
+        "core_iterations": sum(sample["core_iterations"] for sample in samples),
         "seconds": sum(seconds),
         "by_task": _groups(samples, "task"),
         "by_difficulty": _groups(samples, "difficulty"),

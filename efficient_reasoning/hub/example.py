@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, has_own_code
+from efficient_reasoning.checkpoint import OWN_ARCHITECTURES, ReasoningMetadata, has_own_code
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json
 
@@ -82,7 +82,8 @@ def why_unchecked(folder: Path) -> str | None:
     metadata = ReasoningMetadata.load(folder)
     if metadata is not None and metadata.latent_steps:
         return "it thinks in latent steps, which plain transformers leaves out"
-    if has_own_code(folder):
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if has_own_code(folder) and model_type not in OWN_ARCHITECTURES:
         return "its architecture is one of its own"
     needed = _BYTES_PER_PARAMETER * count_parameters(folder) + _OVERHEAD_BYTES
     free = psutil.virtual_memory().available

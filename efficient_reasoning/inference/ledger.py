@@ -24,8 +24,7 @@ class Ledger:
         decoded_tokens: executed decoding steps.
         forced_tokens: tokens put into the response instead of being decoded.
         masked_tokens: decoding steps whose likeliest token was forbidden, because no answer had been given yet.
-        core_iterations: of a model of recurrent depth: iterations behind its decoded tokens, summed over them, those of
-            prompts left out; 0 of other models.
+        core_iterations: behind the decoded tokens of a model of recurrent depth, summed over them; 0 of other models.
         draft_tokens: tokens proposed by a draft model, taken or not; not part of a budget.
         flops: of the model's matrix products and attention (`flops`); 0 where an engine does not know its model.
         seconds: this problem's share of the engine's time (a batch's time is shared out by executed tokens).

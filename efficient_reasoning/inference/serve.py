@@ -30,12 +30,15 @@ def command(model: str, flags: list[str]) -> list[str]:
     """The words of `vllm serve` for a folder or Hub id; `flags` are passed on, and stand in place of ours.
 
     Raises:
-        BadInput: a broken checkpoint, no known delimiters, or one that thinks in latent steps, which vLLM cannot.
+        BadInput: a broken checkpoint, no known delimiters, or one that thinks in latent steps or is of recurrent
+            depth, which vLLM cannot.
     """
     folder = resolve_model(model)
     metadata = ReasoningMetadata.load(folder)
     if metadata is not None and metadata.latent_steps:
         raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend transformers.")
+    if metadata is not None and metadata.depth:
+        raise BadInput(f"{model} is of recurrent depth, which vLLM cannot decode; use backend transformers.")
     thinking = thinking_format(folder, load_tokenizer(folder))
     ours = {
         "--override-generation-config": json.dumps(dataclasses.asdict(Sampling())),

@@ -35,8 +35,8 @@ def weights(folder: Path) -> bytes:
 PLAIN = """
 import sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 trust = {"trust_remote_code": True} if sys.argv[2:] else {}
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **trust)
 model, report = AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True, **trust)
 assert not any(report.values()), report
 ids = tokenizer("Compute 3 + 4.\\n", return_tensors="pt")

@@ -6,44 +6,16 @@ import json
 import shutil
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from efficient_reasoning import load_reasoner, solve
-from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import Request, Sampling
 from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.solve import solve_many
-from efficient_reasoning.recurrent import RecurrentConfig, RecurrentForCausalLM
 
 QUESTIONS = ["Compute 34 + 27.", "Compute 5 - 3 + 41 - 7.", "Compute 34 + 27."]
 GREEDY = Sampling(temperature=0)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recurrent") / "model"
-    tokenizer = load_tokenizer(str(tiny_model))
-    torch.manual_seed(1)
-    config = RecurrentConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_prelude_layers=1,
-        num_core_layers=2,
-        num_coda_layers=1,
-        num_attention_heads=4,
-        head_dim=8,
-        mean_depth=4,
-        initializer_range=0.1,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    RecurrentForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def test_depth_is_an_option_and_changes_what_is_said(checkpoint):
