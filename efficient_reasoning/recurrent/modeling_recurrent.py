@@ -136,6 +136,8 @@ class RecurrentModel(RecurrentPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    # `torch.compile` would compile every depth on its own, and give up at the eighth; so it compiles what is called.
+    @torch.compiler.disable(recursive=False)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

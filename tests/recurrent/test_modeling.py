@@ -177,6 +177,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(use_reentrant):
         torch.testing.assert_close(gradient, expected[name], **TOLERANCE)
 
 
+def test_a_compiled_model_is_compiled_once_for_all_depths():
+    from torch._dynamo.testing import CompileCounter
+
+    model, rows = tiny(backprop_depth=2).train(), ids(2, 8)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    frames = []
+    for depth in (3, 5, 1, 2, 7, 12):
+        model.model.training_depth = depth
+        logits = []
+        for each in (compiled, model):
+            torch.manual_seed(7)
+            logits.append(each(rows).logits)
+        torch.testing.assert_close(*logits, **TOLERANCE)
+        frames.append(counter.frame_count)
+    assert frames[1:] == [frames[1]] * 5
+
+
 def test_training_starts_from_noise_and_inference_does_not():
     model, rows = tiny(), ids(1, 6)
     assert model(rows).logits.equal(model(rows).logits)
