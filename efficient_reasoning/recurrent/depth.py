@@ -39,11 +39,16 @@ def sample_depth(mean: float, sigma: float | None, seed: int, step: int) -> int:
     return 1 + int(random.poisson((mean - 1) * math.exp(random.normal(-(sigma**2) / 2, sigma))))
 
 
+def recurrent_models(model: nn.Module) -> list[RecurrentModel]:
+    """Those inside a model, whatever is wrapped around them."""
+    return [module for module in model.modules() if isinstance(module, RecurrentModel)]
+
+
 class DepthSampling(TrainerCallback):
     """Draws the depth of every training step of the recurrent models inside a model; does nothing to others."""
 
     def __init__(self, model: nn.Module):
-        self.models = [module for module in model.modules() if isinstance(module, RecurrentModel)]
+        self.models = recurrent_models(model)
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         for model in self.models:

@@ -170,7 +170,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         if past_key_values is not None:
             past = past_key_values.get_seq_length()
             expected = config.num_prelude_layers + depth * config.num_core_layers + config.num_coda_layers
-            if past and len(past_key_values) != expected:
+            if len(past_key_values) not in (0, expected):
                 raise ValueError(
                     f"The cache has {len(past_key_values)} layers, and {depth} iterations take {expected}; go on at "
                     "the depth that filled it."

@@ -131,6 +131,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
         BadInput: the disk does not take the checkpoint.
     """
     from efficient_reasoning.cards import write_training_card
+    from efficient_reasoning.recurrent.depth import recurrent_models
 
     output = Path(trainer.args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -141,8 +142,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
         metrics = _train(trainer, _last_checkpoint(output))
         metadata.seed = trainer.args.seed
         metadata.trained_tokens = trained_tokens(trainer)
-        if trainer.model.config.model_type == "recurrent_depth":
-            metadata.depth = trainer.model.config.depth
+        metadata.depth = next((model.config.depth for model in recurrent_models(trainer.model)), None)
         # Every rank takes part in gathering the weights (ZeRO-3); one renames the finished files into place.
         if trainer.is_world_process_zero():
             shutil.rmtree(unfinished, ignore_errors=True)

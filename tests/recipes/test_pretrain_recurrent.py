@@ -52,6 +52,15 @@ def test_a_cut_run_goes_on_with_the_depths_of_an_uninterrupted_one(argv, tmp_pat
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}])
+def test_other_recipes_go_on_from_it(argv, tmp_path, settings):
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "base", architecture=json.dumps(ARCHITECTURE), max_steps=1))
+    run("sft_compress", argv("sft_compress", model=tmp_path / "base", **settings))
+    metadata = check_output(tmp_path / "run", is_own_architecture=True)
+    assert (metadata.stage, metadata.depth) == ("sft", 3)
+    assert weights(tmp_path / "run") != weights(tmp_path / "base")
+
+
 @pytest.mark.slow
 def test_two_processes_with_zero_2(argv, tmp_path):
     done = launch("pretrain", argv("pretrain", architecture=json.dumps(ARCHITECTURE), deepspeed="zero2"), tmp_path)
