@@ -179,7 +179,7 @@ def load_reasoner(
     context_tokens = getattr(config.get_text_config(), "max_position_embeddings", None)
     name = Path(path_or_id).name if Path(path_or_id).is_dir() else path_or_id
     name += f" at scale {float(adapter_scale):g}" if adapter_scale not in (None, 1) else ""
-    name += "".join(f" at {option} {value:g}" for option, value in depth.items())
+    name += f" at {', '.join(f'{option} {value:g}' for option, value in depth.items())}" if depth else ""
     return Reasoner(
         engine,
         tokenizer,

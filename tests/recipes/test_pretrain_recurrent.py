@@ -53,7 +53,7 @@ def test_a_cut_run_goes_on_with_the_depths_of_an_uninterrupted_one(argv, tmp_pat
 
 
 @pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}])
-def test_other_recipes_go_on_from_it(argv, tmp_path, settings):
+def test_sft_goes_on_from_it(argv, tmp_path, settings):
     run("pretrain", argv("pretrain", output_dir=tmp_path / "base", architecture=json.dumps(ARCHITECTURE), max_steps=1))
     run("sft_compress", argv("sft_compress", model=tmp_path / "base", **settings))
     metadata = check_output(tmp_path / "run", is_own_architecture=True)

@@ -27,7 +27,7 @@ def test_depth_is_an_option_and_changes_what_is_said(checkpoint):
         assert solution.spend.core_iterations == depth * solution.spend.decoded_tokens
         said.add(tuple(solution.completion_ids))
     assert len(said) > 1
-    assert load_reasoner(checkpoint, depth=2).name == "model at depth 2"
+    assert load_reasoner(checkpoint, depth=2, exit_kl=5e-4).name == "model at depth 2, exit_kl 0.0005"
     assert load_reasoner(checkpoint).backend == "transformers"
 
 
