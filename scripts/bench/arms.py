@@ -214,7 +214,7 @@ def hull(bench: Bench) -> None:
     """What the base does without training."""
     bench.test("base", bench.base, samples=4)
     bench.test("base" + GREEDY, bench.base, samples=1)
-    bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160], samples=1)
+    bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160, 192, 240], samples=1)
     free = ["no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling", "close-scaling?close_bias=4"]
     bench.test("base free", bench.base, free, samples=1)
 

@@ -208,7 +208,8 @@ def lcpo(form: str, **own: object) -> Arm:
         bench.command("data", "length_budgets", *flags(drawn))
         paid = {"reward": f"lcpo_{form}", "learning_rate": 2e-4, "max_steps": scale.lcpo_steps}
         paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
-        paid["gradient_accumulation_steps"] = scale.steps_per_generation
+        halves = {"steps_per_generation": 2, "gradient_accumulation_steps": 2}  # of what is generated together
+        paid |= halves | {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
         model = bench.train_rl(label, rows, **paid | {"model": model} | own)
         self_control(bench, label, model, form)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
