@@ -191,6 +191,17 @@ class Bench:
         save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(problems)})
         self.tidy()
 
+    def once(self, path: Path, make: Callable[[], None]) -> Path:
+        """A file that the first arm which needs it makes, while others wait."""
+        locks = self.out / "locks"
+        for folder in (locks, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with open(locks / "-".join(path.relative_to(self.out).parts), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                make()
+        return path
+
     def wait(self, path: Path) -> Path:
         """A file that another arm writes, which stands before this one in the queue."""
         while not path.is_file():

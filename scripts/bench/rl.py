@@ -200,11 +200,17 @@ def lcpo(form: str, alpha: float) -> Arm:
     def arm(bench: RLBench) -> None:
         scale, label = bench.scale, f"lcpo_{form} {alpha}"
         low, high = scale.budgets[1], scale.budgets[-2]
-        spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        traces = bench.sample(f"{label}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
         told = {"model": bench.base, "form": form, "min_budget_tokens": low, "max_budget_tokens": high}
-        model = bench.train(f"{label}-sft", bench.rows(f"{label}-sft", "budget_meter", traces, **told), times=4)
-        self_control(bench, f"{label} before", model, form)
+        name = f"lcpo_{form}-sft"
+
+        def count_down() -> None:
+            spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+            traces = bench.sample(f"{name}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
+            self_control(
+                bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **told), times=4), form
+            )
+
+        model = bench.once(bench.out / "models" / f"{name}-0" / "reasoning.json", count_down).parent
         rows = bench.out / "rows" / f"{label}.jsonl"
         drawn = told | {"task": scale.task, "num_problems": scale.problems, "out": rows}
         bench.command("data", "length_budgets", *flags(drawn))
