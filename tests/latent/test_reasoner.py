@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import AddedToken, AutoModelForCausalLM
@@ -9,8 +11,16 @@ from transformers import AddedToken, AutoModelForCausalLM
 from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.engine import IN_LOOP
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+
+class InPasses:
+    """An engine whose forced closes come in two passes, as those of one that recalls do."""
+
+    def __init__(self, engine):
+        self.generate, self.capabilities = engine.generate, engine.capabilities - {IN_LOOP}
+
 
 QUESTIONS = ["Compute 34 + 27.", "Compute 5 - 3.", "Compute 34 + 27."]
 
@@ -63,6 +73,18 @@ def test_a_budget_holds_latents_too(checkpoint, strategy):
         assert solution.spend.decoded_tokens + solution.spend.forced_tokens <= budget
     with pytest.raises(BadInput, match="budget_tokens is 3, and model takes 3 latents; give more, or fewer"):
         solve(reasoner, QUESTIONS[0], strategy, budget_tokens=3)
+
+
+def test_a_recalled_response_is_charged_its_latents(checkpoint):
+    reasoner = load_reasoner(checkpoint)
+    recalling = reasoner.recalling()
+    for budget in (60, 40, 20):
+        spends = [
+            solve(each, QUESTIONS[0], budget_tokens=budget, temperature=0.0).spend
+            for each in (recalling, dataclasses.replace(reasoner, engine=InPasses(reasoner.engine)))
+        ]
+        for name in ("prompt_tokens", "decoded_tokens", "forced_tokens", "flops"):
+            assert len({getattr(spend, name) for spend in spends}) == 1, name
 
 
 def test_what_does_not_go_together_is_named(checkpoint, tiny_model):
