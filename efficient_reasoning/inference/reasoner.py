@@ -157,7 +157,8 @@ def load_reasoner(
         from efficient_reasoning.latent.projection import load_projection
 
         projection = load_projection(place, metadata, config.get_text_config().hidden_size)
-        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT), projection)
+        placeholder = tokenizer.convert_tokens_to_ids(LATENT)
+        backend, options["latents"] = "graph", Latents(latent_ids[0], placeholder, projection)
     if backend == "auto":
         backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":

@@ -15,6 +15,7 @@ from efficient_reasoning.inference.engine import IN_LOOP
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
 
+
 class InPasses:
     """An engine whose forced closes come in two passes, as those of one that recalls do."""
 
