@@ -1,9 +1,9 @@
 """Prompts with latents, read once: what an engine goes on from.
 
 A placeholder token stands in a prompt where a latent is to be, right behind the token that begins them, so that
-prompts stay lists of ids, and lengths add up. Its embedding is not looked at there; elsewhere, in a question or in what
-the model wrote, it is a token like any other. What the passes leave of a prompt is what any other leaves: keys and
-values of its columns, and a last hidden state. Behind that, decoding is ordinary.
+prompts stay lists of ids, and lengths add up. Its embedding is not looked at there; elsewhere, in a question or in
+what the model wrote, it is a token like any other. What the passes leave of a prompt is what any other leaves: keys
+and values of its columns, and a last hidden state. Behind that, decoding is ordinary.
 """
 
 from __future__ import annotations

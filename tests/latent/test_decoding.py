@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import Request, Sampling
@@ -17,10 +17,15 @@ SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 8}
 
 
-@pytest.fixture(params=[Qwen3Config, LlamaConfig])
+# Gemma's first layer attends to a window that is shorter than some prompts.
+WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.fixture(params=[(Qwen3Config, {}), (LlamaConfig, {}), (Gemma3TextConfig, WINDOW)])
 def model(request):
+    config, window = request.param
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(request.param(**SMALL, **HEADS), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(config(**SMALL, **HEADS, **window), dtype=torch.float32).eval()
 
 
 def prompt(rng: random.Random, before: int, latents: int, after: int) -> list[int]:
