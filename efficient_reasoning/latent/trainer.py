@@ -109,8 +109,10 @@ class LatentTrainer(Trainer):
         )
         plain = self.accelerator.unwrap_model(model)
         own = [self._own_modules.get(name) for name in ("latent_projection", "step_decoder")]
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see.
-        loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
+        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see; the model's own,
+        # which it takes the place of, is what accelerate casts to bf16 in.
+        with self.accelerator.autocast():
+            loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
         self._seen = {"stage": stage, "latents": most} | parts
         return (loss, {}) if return_outputs else loss
 

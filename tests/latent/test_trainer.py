@@ -66,6 +66,18 @@ def test_every_method_learns(tmp_path, method):
     assert logged(trainer, "latents")[-1] == (2 if method in ("coconut", "sim_cot", "codi") else 0)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_it_computes_in_the_precision_that_is_asked_for(tmp_path, bf16):
+    trainer = build(tmp_path, Curriculum("codi", 1), weights=LossWeights(step=1.0), max_steps=1, bf16=bf16)
+    found = set()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
+    trainer.train()
+    assert found == {torch.bfloat16 if bf16 else torch.float32}
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("method", ["sim_cot", "codi"])
 def test_what_is_beside_the_model_learns_with_it(tmp_path, method):
     curriculum = Curriculum(method, 20, max_stage=2)
