@@ -80,9 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import AutoModelForCausalLM
 
     from efficient_reasoning import training
-    from efficient_reasoning.checkpoint import LATENT_NAME
+    from efficient_reasoning.checkpoint import LATENT_NAME, load_config
     from efficient_reasoning.latent.objectives import LossWeights
-    from efficient_reasoning.latent.trainer import LatentTrainer
+    from efficient_reasoning.latent.trainer import LatentTrainer, check_lengths
     from efficient_reasoning.training.latent_rows import add_markers, embed_markers, examples, make_projection
 
     curriculum = arguments.curriculum()
@@ -102,6 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     metadata.latent_projection = LATENT_NAME if arguments.projection else None
     metadata.pause_steps = curriculum.most_latents if arguments.method == "pause" else 0
     if arguments.dry_run:
+        check_lengths(dataset, curriculum, markers, load_config(base.path))
         print(f"{len(dataset):,} rows, {curriculum.last_stage + 1} stages, {curriculum.most_latents} latents at most.")
         return
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype="float32")

@@ -148,6 +148,7 @@ def test_a_further_stage_finds_the_tokens_in_place(tmp_path, tiny_model, data):
         ),
         ({"latents_per_step": 0}, "latents_per_step is 0; give at least 1"),
         ({"latents_per_step": 400}, "tokens and latents, and the model has 512 positions"),
+        ({"latents_per_step": 400, "dry_run": True}, "tokens and latents, and the model has 512 positions"),
         ({"gradient_checkpointing": True}, "set gradient_checkpointing to false"),
         ({"method": "codi", "max_stage": 0}, "max_stage is 0; give at least 1"),
         ({"method": "codi", "latents_per_step": 0}, "latents_per_step is 0; give at least 1"),
