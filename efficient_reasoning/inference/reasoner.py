@@ -272,5 +272,6 @@ def _load_engine(
     from efficient_reasoning.inference.graph_engine import GraphEngine
 
     if not GraphEngine.can_decode(model.config):
-        raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; use transformers.")
+        other = "take another model" if "latents" in options else "use transformers"
+        raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; {other}.")
     return GraphEngine(model, *ends, **options)

@@ -12,6 +12,7 @@ from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import IN_LOOP
+from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
 
@@ -88,7 +89,10 @@ def test_a_recalled_response_is_charged_its_latents(checkpoint):
             assert len({getattr(spend, name) for spend in spends}) == 1, name
 
 
-def test_what_does_not_go_together_is_named(checkpoint, tiny_model):
+def test_what_does_not_go_together_is_named(checkpoint, tiny_model, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="cannot decode qwen3; take another model"):
+        patch.setattr(GraphEngine, "can_decode", lambda config: False)
+        load_reasoner(checkpoint)
     with pytest.raises(BadInput, match="thinks in latents, which backend transformers does not decode; use graph"):
         load_reasoner(checkpoint, "transformers")
     with pytest.raises(BadInput, match="latent_steps is -1; give 0 or more"):
