@@ -204,6 +204,9 @@ def _latent_ids(
     steps = trained if steps is None else steps
     if steps < 0:
         raise BadInput(f"latent_steps is {steps}; give 0 or more.")
+    for text in (BOT, LATENT, EOT):
+        if text not in tokenizer.get_vocab():
+            raise BadInput(f"{folder}: its tokenizer has no {text}, though it thinks in latents; copy it again.")
     bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in (BOT, LATENT, EOT))
     return (bot, *[latent] * steps, eot)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_recalled_response_is_charged_its_latents(checkpoint):
             assert len({getattr(spend, name) for spend in spends}) == 1, name
 
 
-def test_what_does_not_go_together_is_named(checkpoint, tiny_model, monkeypatch):
+def test_what_does_not_go_together_is_named(checkpoint, tiny_model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(BadInput, match="cannot decode qwen3; take another model"):
         patch.setattr(GraphEngine, "can_decode", lambda config: False)
         load_reasoner(checkpoint)
@@ -99,3 +100,7 @@ def test_what_does_not_go_together_is_named(checkpoint, tiny_model, monkeypatch)
         load_reasoner(checkpoint, latent_steps=-1)
     with pytest.raises(BadInput, match="does not think in latents; leave out latent_steps"):
         load_reasoner(str(tiny_model), latent_steps=2)
+    shutil.copytree(checkpoint, tmp_path / "model")
+    load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "model")
+    with pytest.raises(BadInput, match=r"its tokenizer has no <\|bot\|>, though it thinks in latents; copy it again"):
+        load_reasoner(str(tmp_path / "model"))
