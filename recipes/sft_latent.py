@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     curriculum = arguments.curriculum()
     weights = LossWeights(arguments.teacher_coef, arguments.distillation_coef, arguments.step_coef)
     training.start(arguments, config)
-    base = training.load_base(arguments.model)
+    base = training.load_base(arguments.model, trains_latents=True)
     rows = training.load_rows(arguments.data, ("prompt", "steps", "answer"))
     model_config = load_config(base.path)
     if curriculum.has_latents and not GraphEngine.can_decode(model_config):
