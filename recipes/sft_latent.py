@@ -33,7 +33,6 @@ class LatentArguments(FinetuningArguments):
         default=6, metadata={"help": "Last stage in which one more step, or part, is replaced; of codi, all at once."}
     )
     latents_per_step: int = field(default=1, metadata={"help": "Latents, or pauses, in place of each step."})
-    pad_latents: bool = field(default=True, metadata={"help": "As many for chains with fewer steps than the stage."})
     uniform_prob: float = field(default=0.0, metadata={"help": "Share of rows that are shown at any stage instead."})
     mixed_stages: bool = field(default=False, metadata={"help": "Draw stages up to this one, later ones more often."})
     removed_tokens: int = field(default=8, metadata={"help": "Of icot: tokens that each stage leaves out."})
@@ -68,7 +67,6 @@ class LatentArguments(FinetuningArguments):
             self.steps_per_stage,
             self.max_stage,
             self.latents_per_step,
-            self.pad_latents,
             self.uniform_prob,
             self.mixed_stages,
             self.removed_tokens,
