@@ -83,6 +83,7 @@ class Task:
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
+_CODI = {"method": "codi", "max_stage": 3, "latents_per_step": 2}
 _NO_STAGES = {"cot": {"method": "cot"}, "no_cot": {"method": "no_cot"}}
 
 
@@ -128,13 +129,15 @@ TASKS = {
     "gsm_symbolic": Task(
         tests={"generated": "gsm_symbolic"},
         methods=_NO_STAGES
+        | {"codi": _CODI, "codi without distillation": _CODI | {"distillation_coef": 0}}
         | {
-            f"coconut_{latents}": {
-                "method": "coconut",
+            f"{method}_{latents}": {
+                "method": method,
                 "steps_per_stage": 150,
                 "max_stage": latents // 2,
                 "latents_per_step": 2,
             }
+            for method in ("coconut", "sim_cot")
             for latents in (8, 16)
         },
         rows=50_000,
