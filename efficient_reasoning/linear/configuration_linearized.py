@@ -17,10 +17,11 @@ class LinearizedConfig(LlamaConfig):
     """Config of `LinearizedForCausalLM`: that of a Llama, and what Qwen2, Qwen3 and linear attention add.
 
     Attributes:
-        layer_types: `hybrid_sliding` for a linearized layer and `full_attention` for one that keeps softmax; all layers
-            are linearized by default.
+        layer_types: `hybrid_sliding` for a linearized layer and `full_attention` for one that keeps softmax; all
+            layers are linearized by default.
         sliding_window: tokens that a query sees by softmax in a linearized layer, itself included; at least 2.
-        number_of_conv_states: states that transformers' cache keeps a layer: the sum of phi(k) v^T, and that of phi(k).
+        number_of_conv_states: states that transformers' cache keeps a layer: the sum of phi(k) v^T, and that of
+            phi(k).
         qk_norm: queries and keys pass an RMSNorm before RoPE (Qwen3).
         attention_output_bias: the output projection has a bias, as those of queries, keys and values have with
             `attention_bias`.

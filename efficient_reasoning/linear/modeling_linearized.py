@@ -299,7 +299,9 @@ class LinearizedModel(LinearizedPreTrainedModel):
     def __init__(self, config: LinearizedConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(LinearizedDecoderLayer(config, number) for number in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            LinearizedDecoderLayer(config, number) for number in range(config.num_hidden_layers)
+        )
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
