@@ -28,9 +28,7 @@ def check_convertible(name: str, config: PretrainedConfig) -> None:
     if config.model_type == LinearizedConfig.model_type:
         raise BadInput(f"{name}: is linearized already; name the model that it was made from.")
     if any(value for key, value in config.to_dict().items() if key.endswith("softcapping")):
-        raise BadInput(
-            f"{name}: caps its attention scores or logits softly, which is not converted; take another model."
-        )
+        raise BadInput(f"{name}: caps its scores or logits softly, which is not converted; take another model.")
     if config.model_type == "gpt_oss":
         raise BadInput(f"{name}: has attention sinks, which are not converted; take a model without them.")
     kinds = set(getattr(config, "layer_types", None) or [SOFTMAX])
@@ -62,8 +60,8 @@ def linearize(
     layers = range(config.num_hidden_layers)
     if not set(softmax_layers) < set(layers):
         raise BadInput(
-            f"softmax_layers is {sorted(softmax_layers)}, and {name} has layers 0 to {layers[-1]}, of which one at least "
-            "must be linearized; correct it."
+            f"softmax_layers is {sorted(softmax_layers)}, and {name} has layers 0 to {layers[-1]}, of which one at "
+            "least must be linearized; correct it."
         )
     if window_tokens < 2:
         raise BadInput(f"window_tokens is {window_tokens}; give at least 2.")

@@ -17,6 +17,7 @@ size, F = 2 D features, W window, C tokens of a chunk, N chunks.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -70,9 +71,8 @@ def hybrid_attention(
 ) -> tuple[torch.Tensor, State]:
     """Attention of T queries to a window by softmax and to all older keys by feature maps.
 
-    With s = scaling q k^T, m its maximum in the window and g the gate, a query's output is
-
-        (sum_window exp(s - m) v + g sum_older phi(q) phi(k)^T v) / (sum_window exp(s - m) + g sum_older phi(q) phi(k)^T)
+    With s = scaling q k^T, m its maximum in the window, g the gate and a = exp(s - m) in the window, g phi(q) phi(k)^T
+    before it, a query's output is sum(a v) / sum(a).
 
     Memory is O(T (C + W + F D / C)) a head.
 
@@ -276,8 +276,8 @@ class LinearizedPreTrainedModel(PreTrainedModel):
     config_class = LinearizedConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LinearizedDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules: ClassVar = ["LinearizedDecoderLayer"]
+    _skip_keys_device_placement: ClassVar = ["past_key_values"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -372,7 +372,7 @@ class LinearizedModel(LinearizedPreTrainedModel):
 class LinearizedForCausalLM(LinearizedPreTrainedModel, GenerationMixin):
     """A language model whose memory of what it reads does not grow, but for layers that keep softmax."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LinearizedConfig):
         super().__init__(config)

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.linear.conversion import ARCHITECTURES, check_convertible, linearize
-from tests.linear.conftest import softmax_model
+from tests.linear.models import softmax_model
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -34,7 +34,7 @@ def test_scaled_positions_and_biases_come_along():
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("gemma2", {}, "caps its attention scores"),
+        ("gemma2", {}, "caps its scores"),
         ("gpt_oss", {}, "attention sinks"),
         ("mistral", {"sliding_window": 16}, "sliding_window 16"),
         ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "sliding_attention"),

@@ -100,10 +100,8 @@ def test_padding_is_not_seen(lengths):
 def test_the_state_does_not_grow_and_is_in_float32():
     states = []
     for tokens in (10, 300):
-        inputs = {
-            name: each.bfloat16() if name in ("query", "key", "value") else each
-            for name, each in parts(tokens).items()
-        }
+        inputs = parts(tokens)
+        inputs |= {name: inputs[name].bfloat16() for name in ("query", "key", "value")}
         output, state = hybrid_attention(valid=None, window=4, **inputs)
         assert output.dtype == torch.bfloat16
         states.append(state)
