@@ -73,6 +73,42 @@ def test_several_samples_of_a_prompt_are_those_without_a_cache(student):
     found = []
     for use_cache in (True, False):
         torch.manual_seed(0)
+        found.append(student.generate(ids_of(2, 9), use_cache=use_cache, **settings))
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_a_conversation_goes_on_from_its_cache(student):
+    first, second = ids_of(1, 11), ids_of(1, 30)[:, 11:]
+    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": [], "return_dict_in_generate": True}
+    turn = student.generate(first, **settings)
+    ids = torch.cat([turn.sequences, second], 1)
+    found = student.generate(ids, past_key_values=turn.past_key_values, **settings).sequences
+    assert torch.equal(found, student.generate(ids, **settings).sequences)
+
+
+@torch.no_grad()
+def test_a_pure_model_keeps_a_cache_that_does_not_grow_and_can_be_reset():
+    student, sizes = trained(linearize(softmax_model(), 5)), []
+    for tokens in (20, 200):
+        cache = student(ids_of(1, tokens), use_cache=True).past_key_values
+        sizes.append(sum(each.keys.numel() + each.values.numel() for each in cache.layers))
+        sizes[-1] += sum(state.numel() for each in cache.layers for state in each.recurrent_states.values())
+    assert sizes[0] == sizes[1]
+    cache.reset()
+    ids = ids_of(1, 17)
+    torch.testing.assert_close(student(ids, past_key_values=cache).logits, student(ids).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("tokens", [10, 90])
+def test_gradient_checkpointing_gives_the_same_gradients(student, tokens):
+    ids, found = ids_of(2, tokens), []
+    student.train()
+    for checkpointing in (False, True):
+        student.zero_grad()
+        if checkpointing:
+            student.gradient_checkpointing_enable({"use_reentrant": False})
+        student(ids, labels=ids).loss.backward()
         found.append({name: weight.grad.clone() for name, weight in student.named_parameters()})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, **CLOSE)
