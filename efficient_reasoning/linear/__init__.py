@@ -1,7 +1,7 @@
 """Linear attention with a window: models whose cache does not grow, made from models with softmax attention.
 
-Importing it lets `AutoModelForCausalLM` load them without trusting code in their folder, and lets their
-`save_pretrained` write that code there, for everybody else.
+Importing it lets `AutoModelForCausalLM` load them without trusting the code in their folder, which is there for
+everybody else.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -11,5 +11,3 @@ from efficient_reasoning.linear.modeling_linearized import LinearizedForCausalLM
 
 AutoConfig.register(LinearizedConfig.model_type, LinearizedConfig)
 AutoModelForCausalLM.register(LinearizedConfig, LinearizedForCausalLM)
-LinearizedConfig.register_for_auto_class()
-LinearizedForCausalLM.register_for_auto_class("AutoModelForCausalLM")

@@ -5,6 +5,8 @@ This file ships inside checkpoints: it imports nothing but torch, transformers, 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig
 
@@ -31,6 +33,7 @@ class LinearizedConfig(LlamaConfig):
     """
 
     model_type = "linearized"
+    _auto_class: ClassVar = "AutoConfig"  # its code rides in the checkpoint
 
     layer_types: list[str] | None = None
     sliding_window: int = 64

@@ -372,6 +372,7 @@ class LinearizedModel(LinearizedPreTrainedModel):
 class LinearizedForCausalLM(LinearizedPreTrainedModel, GenerationMixin):
     """A language model whose memory of what it reads does not grow, but for layers that keep softmax."""
 
+    _auto_class = "AutoModelForCausalLM"  # its code rides in the checkpoint
     _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: LinearizedConfig):

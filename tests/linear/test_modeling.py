@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from efficient_reasoning.linear.conversion import linearize
-from tests.linear.models import softmax_model
+from tests.linear.models import softmax_model, trained
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
