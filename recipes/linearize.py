@@ -67,8 +67,8 @@ class LinearizeArguments(FinetuningArguments):
             raise BadInput(f"{self.model} is linearized already; leave out window_tokens and softmax_layers.")
         elif self.kl_coef and method != METHODS["transfer"]:
             raise BadInput(
-                f"{self.model} was trained after the transfer, and has no teacher in it; give kl_coef with the checkpoint "
-                "of stage transfer."
+                f"{self.model} was trained after the transfer, and has no teacher in it; give kl_coef with the "
+                "checkpoint of stage transfer."
             )
 
 

@@ -1,8 +1,8 @@
 """The two losses of attention transfer (LoLCATs, arXiv 2410.10254).
 
-1. `transfer_loss`: hidden states are the teacher's, those of softmax in all layers. Each linearized layer computes what
-   its own attention makes of the same queries, keys and values, and is to come close to what softmax does.
-2. `finetuning_loss`: the student reads by itself. Next tokens count, and on request the teacher's distribution of them.
+1. `transfer_loss`: hidden states are the teacher's, those of softmax in all layers. What each linearized layer's own
+   attention makes of the same queries, keys and values is to come close to what softmax makes of them.
+2. `finetuning_loss`: the student reads by itself. Next tokens count, and on request the teacher's view of them.
 
 The teacher is the student with softmax in all layers, and without adapters: no second model stands beside it.
 
@@ -72,6 +72,7 @@ def transfer_loss(model: LinearizedForCausalLM, input_ids: torch.Tensor, attenti
         input_ids, attention_mask: (B, T).
     """
     valid = attention_mask.bool()
+    checkpointing = model.training and model.model.layers[0].gradient_checkpointing
     losses = []
 
     def loss_of(
@@ -87,7 +88,7 @@ def transfer_loss(model: LinearizedForCausalLM, input_ids: torch.Tensor, attenti
         return error / wanted.var(0).mean()
 
     def watch(*seen) -> None:
-        if model.is_gradient_checkpointing and model.training:
+        if checkpointing:
             losses.append(checkpoint(loss_of, *seen, use_reentrant=False))
         else:
             losses.append(loss_of(*seen))

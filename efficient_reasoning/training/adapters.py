@@ -40,7 +40,7 @@ def lora_config(
     token_ids: Sequence[int] = (),
     target_modules: str | list[str] = "all-linear",
 ) -> LoraConfig:
-    """Adapters of all linear layers, or of those with the given names; the embeddings of `token_ids` are trained whole.
+    """Adapters of all linear layers, or of those with these names; the embeddings of `token_ids` are trained whole.
 
     Raises:
         BadInput: under ZeRO-3, where no process holds the weights to merge with.
