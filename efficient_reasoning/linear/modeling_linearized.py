@@ -2,7 +2,7 @@
 
 1. Every query sees exactly the last `sliding_window` keys by softmax. A key that leaves the window is added to a state
    of constant size, phi(k) v^T and phi(k), one a key-value head and in float32; queries read it through phi(q). Both
-   parts stand over one denominator (LoLCATs, arXiv 2410.10254), the state times a learnt gate a query head.
+   parts stand over one denominator (LoLCATs, arXiv 2410.10254), weighed by a gate that each query head learns.
 2. phi is Hedgehog's feature map (arXiv 2402.04347), behind RoPE and behind the norms of queries and keys.
 3. One function, `hybrid_attention`, serves training, prefill and single steps: what differs is how many tokens come at
    once, and whether a state and a window stand before them. However a sequence is cut, the outputs are the same.
@@ -71,8 +71,8 @@ def hybrid_attention(
 ) -> tuple[torch.Tensor, State]:
     """Attention of T queries to a window by softmax and to all older keys by feature maps.
 
-    With s = scaling q k^T, m its maximum in the window, g the gate and a = exp(s - m) in the window, g phi(q) phi(k)^T
-    before it, a query's output is sum(a v) / sum(a).
+    With s = scaling q k^T, m its maximum in the window, g the gate, and a = (1 - g) exp(s - m) in the window, a =
+    g phi(q) phi(k)^T before it, a query's output is sum(a v) / sum(a).
 
     Memory is O(T (C + W + F D / C)) a head.
 
@@ -118,6 +118,8 @@ def hybrid_attention(
         scores = (in_chunks(query.to(dtype)) @ keys).float() * scaling
         scores = scores.unflatten(3, (groups, chunk)).masked_fill(~seen[:, :, :, None], -torch.inf)
         weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(3, 4)  # (B, K, N, G C, C + W - 1)
+        gates = gate.float().view(-1, 1, groups, 1).expand(-1, -1, -1, chunk).flatten(2)  # (K, 1, G C)
+        weights = weights * (1 - gates[..., None])
         summed = (weights.to(dtype) @ values).float()  # (B, K, N, G C, D)
         total = weights.sum(-1)  # (B, K, N, G C)
 
@@ -133,7 +135,6 @@ def hybrid_attention(
         )
         inside = features @ old.transpose(-1, -2)  # (B, K, N, G C, C)
         inside = inside.unflatten(3, (groups, chunk)).tril(-1).flatten(3, 4)
-        gates = gate.float().view(-1, 1, groups, 1).expand(-1, -1, -1, chunk).flatten(2)  # (K, 1, G C)
         summed = summed + gates[..., None] * (inside @ old_values + features @ sums[:, :, :-1])
         total = total + gates * (inside.sum(-1) + (features @ norms[:, :, :-1, :, None])[..., 0])
         output = (summed / total[..., None]).unflatten(3, (groups, chunk)).transpose(2, 3)

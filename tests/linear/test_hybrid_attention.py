@@ -42,7 +42,8 @@ def by_definition(query, key, value, query_map, key_map, gate, scaling, window, 
     scores = (query @ key.transpose(-1, -2) * scaling).masked_fill(~near, -torch.inf)
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
     old = features[0] @ features[1].transpose(-1, -2) * ((distance >= window) & valid[:, None, None])
-    weights = weights + gate.double()[:, None, None] * old
+    gate = gate.double()[:, None, None]
+    weights = (1 - gate) * weights + gate * old
     return (weights @ value / weights.sum(-1, keepdim=True)).float()
 
 
