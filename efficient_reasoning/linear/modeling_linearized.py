@@ -24,7 +24,6 @@ from torch import nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import LinearAttentionAndSlidingWindowAttentionLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -34,6 +33,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
+    eager_attention_forward,
 )
 
 from .configuration_linearized import LINEAR, SOFTMAX, LinearizedConfig
@@ -133,10 +133,12 @@ def hybrid_attention(
         sums, norms = (
             torch.cat([first[:, :, None], each], 2).cumsum(2) for first, each in zip(state, added, strict=True)
         )
-        inside = features @ old.transpose(-1, -2)  # (B, K, N, G C, C)
-        inside = inside.unflatten(3, (groups, chunk)).tril(-1).flatten(3, 4)
-        summed = summed + gates[..., None] * (inside @ old_values + features @ sums[:, :, :-1])
-        total = total + gates * (inside.sum(-1) + (features @ norms[:, :, :-1, :, None])[..., 0])
+        summed = summed + gates[..., None] * (features @ sums[:, :, :-1])
+        total = total + gates * (features @ norms[:, :, :-1, :, None])[..., 0]
+        if chunk > 1:  # what left the window within the chunk
+            inside = features @ old.transpose(-1, -2)  # (B, K, N, G C, C)
+            inside = gates[..., None] * inside.unflatten(3, (groups, chunk)).tril(-1).flatten(3, 4)
+            summed, total = summed + inside @ old_values, total + inside.sum(-1)
         output = (summed / total[..., None]).unflatten(3, (groups, chunk)).transpose(2, 3)
         output = output.flatten(3, 4).flatten(1, 2)[:, :, :tokens]
         return output.to(dtype), (sums[:, :, -1], norms[:, :, -1])
@@ -175,7 +177,7 @@ class SoftmaxAttention(nn.Module):
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Outputs (B, T, H, D) of attention to all keys that the mask of transformers lets through."""
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, sdpa_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         return attend(self, query, key, value, mask, scaling=self.scaling)[0]
 
     def forward(

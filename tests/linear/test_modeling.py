@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 
+from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.linear.conversion import linearize
 from tests.linear.models import softmax_model, trained
 
@@ -135,3 +137,14 @@ def test_hidden_states_are_those_of_each_layer(student):
     torch.testing.assert_close(student.lm_head(outputs.hidden_states[-1]), outputs.logits)
     kept = student(ids_of(1, 10), logits_to_keep=3).logits
     torch.testing.assert_close(kept, outputs.logits[:, -3:])
+
+
+@torch.no_grad()
+def test_flops_of_a_step_are_what_torch_counts(student):
+    student.set_attn_implementation("eager")  # torch counts nothing inside the fused kernel of a CPU
+    ids = ids_of(1, 41)
+    cache = student(ids[:, :40], use_cache=True).past_key_values
+    with FlopCounterMode(display=False) as counter:
+        student(ids[:, 40:], past_key_values=cache)
+    flops = DecodingFlops.of(student)
+    assert flops.body + flops.head + 41 * flops.attention == pytest.approx(counter.get_total_flops(), rel=0.001)
