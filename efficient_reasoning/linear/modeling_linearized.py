@@ -71,17 +71,17 @@ def hybrid_attention(
 ) -> tuple[torch.Tensor, State]:
     """Attention of T queries to a window by softmax and to all older keys by feature maps.
 
-    With s = scaling q k^T, m its maximum in the window, g the gate, and a = (1 - g) exp(s - m) in the window, a =
-    g phi(q) phi(k)^T before it, a query's output is sum(a v) / sum(a).
+    With s = scaling q k^T, m its maximum in the window and g = sigmoid(gate), a key weighs a = (1 - g) exp(s - m) in the
+    window and a = g phi(q) phi(k)^T before it, and a query's output is sum(a v) / sum(a).
 
-    Memory is O(T (C + W + F D / C)) a head.
+    Memory is O(T (C + W + (W + F) D / C)) a head.
 
     Args:
         query: (B, H, T, D).
         key, value: (B, K, P + T, D), of which the first P <= W - 1 come from earlier calls.
         valid: (B, P + T) bool, False for padding; None where there is none. A query that is padding sees itself.
         query_map, key_map: features (B, H, T, F) of queries, and (B, K, T, F) of keys.
-        gate: (H,), in (0, 1).
+        gate: (H,), any numbers.
         window: W, at least 2.
         scaling: of the scores.
         state: of all keys before the P; None where there are none.
@@ -95,13 +95,14 @@ def hybrid_attention(
     chunk = min(CHUNK_TOKENS, tokens)
     chunks = -(-tokens // chunk)
     fill = chunks * chunk - tokens
+    query, key = query.to(dtype), key.to(dtype)
     with torch.autocast(query.device.type, enabled=False):
         if valid is None:
             valid = torch.ones(rows, key.shape[2], dtype=torch.bool, device=key.device)
         # W - 1 keys before the first query, and whole chunks: query j then has its window in columns j to j + W - 1,
         # and the columns before j are older.
         before = held - (key.shape[2] - tokens)
-        key, value = (nn.functional.pad(each.to(dtype), (0, 0, before, fill)) for each in (key, value))
+        key, value = (nn.functional.pad(each, (0, 0, before, fill)) for each in (key, value))
         valid = nn.functional.pad(valid, (before, fill))
 
         def in_chunks(each: torch.Tensor) -> torch.Tensor:
@@ -115,11 +116,12 @@ def hybrid_attention(
         seen = seen & (column >= row) & (column <= row + held)  # (B, 1, N, C, C + W - 1)
         keys = key.unfold(2, chunk + held, chunk)  # (B, K, N, D, C + W - 1)
         values = value.unfold(2, chunk + held, chunk).transpose(-1, -2)
-        scores = (in_chunks(query.to(dtype)) @ keys).float() * scaling
+        scores = (in_chunks(query) @ keys).float() * scaling
         scores = scores.unflatten(3, (groups, chunk)).masked_fill(~seen[:, :, :, None], -torch.inf)
         weights = (scores - scores.amax(-1, keepdim=True)).exp().flatten(3, 4)  # (B, K, N, G C, C + W - 1)
         gates = gate.float().view(-1, 1, groups, 1).expand(-1, -1, -1, chunk).flatten(2)  # (K, 1, G C)
-        weights = weights * (1 - gates[..., None])
+        weights = weights * (-gates[..., None]).sigmoid()  # never 0, which 1 - g can be
+        gates = gates.sigmoid()
         summed = (weights.to(dtype) @ values).float()  # (B, K, N, G C, D)
         total = weights.sum(-1)  # (B, K, N, G C)
 
@@ -211,9 +213,8 @@ class LinearizedAttention(SoftmaxAttention):
         state: State | None = None,
     ) -> tuple[torch.Tensor, State]:
         """`hybrid_attention` with this layer's feature maps and gate."""
-        window, gate = self.config.sliding_window, self.gate.float().sigmoid()
-        maps = self.query_map, self.key_map
-        return hybrid_attention(query, key, value, valid, *maps, gate, window, self.scaling, state)
+        window, learnt = self.config.sliding_window, (self.query_map, self.key_map, self.gate)
+        return hybrid_attention(query, key, value, valid, *learnt, window, self.scaling, state)
 
     def forward(
         self,

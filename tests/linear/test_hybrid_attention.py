@@ -26,7 +26,7 @@ def parts(tokens: int, groups: int = 2, rows: int = 2) -> dict:
         "value": torch.randn(rows, KEY_HEADS, tokens, HEAD_DIM),
         "query_map": maps[0],
         "key_map": maps[1],
-        "gate": torch.rand(heads),
+        "gate": torch.randn(heads),
         "scaling": HEAD_DIM**-0.5,
     }
 
@@ -42,7 +42,7 @@ def by_definition(query, key, value, query_map, key_map, gate, scaling, window, 
     scores = (query @ key.transpose(-1, -2) * scaling).masked_fill(~near, -torch.inf)
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
     old = features[0] @ features[1].transpose(-1, -2) * ((distance >= window) & valid[:, None, None])
-    gate = gate.double()[:, None, None]
+    gate = gate.double().sigmoid()[:, None, None]
     weights = (1 - gate) * weights + gate * old
     return (weights @ value / weights.sum(-1, keepdim=True)).float()
 
@@ -111,8 +111,10 @@ def test_the_state_does_not_grow_and_is_in_float32():
     assert states[1][0].shape == (2, KEY_HEADS, 2 * HEAD_DIM, HEAD_DIM)
 
 
-def test_large_activations_stay_finite():
+@pytest.mark.parametrize("gate", [-30.0, 0.0, 30.0])
+def test_large_activations_stay_finite(gate):
     inputs = parts(100)
+    inputs["gate"].fill_(gate)
     inputs["query"], inputs["key"] = inputs["query"] * 1e3, inputs["key"] * 1e3
     for each in (inputs["query"], inputs["key"], inputs["value"]):
         each.requires_grad_()

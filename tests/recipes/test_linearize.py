@@ -114,6 +114,9 @@ def test_it_is_solved_with(transferred):
     assert 0 < result.spend.tokens <= 60
     with pytest.raises(BadInput, match="backend graph cannot decode linearized; use transformers"):
         load_reasoner(str(transferred), backend="graph", device="cpu")
+    for model, draft in (("overthinker", str(transferred)), (str(transferred), "overthinker")):
+        with pytest.raises(BadInput, match="state of linearized takes back no token of a draft; leave out draft"):
+            load_reasoner(model, backend="transformers", device="cpu", draft=draft)
 
 
 @pytest.mark.parametrize("stage", ["transfer", "finetune"])
