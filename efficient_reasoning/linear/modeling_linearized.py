@@ -71,8 +71,8 @@ def hybrid_attention(
 ) -> tuple[torch.Tensor, State]:
     """Attention of T queries to a window by softmax and to all older keys by feature maps.
 
-    With s = scaling q k^T, m its maximum in the window and g = sigmoid(gate), a key weighs a = (1 - g) exp(s - m) in the
-    window and a = g phi(q) phi(k)^T before it, and a query's output is sum(a v) / sum(a).
+    With s = scaling q k^T, m its maximum in the window and g = sigmoid(gate), a key weighs a = (1 - g) exp(s - m) in
+    the window and a = g phi(q) phi(k)^T before it, and a query's output is sum(a v) / sum(a).
 
     Memory is O(T (C + W + (W + F) D / C)) a head.
 
