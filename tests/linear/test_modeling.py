@@ -148,3 +148,16 @@ def test_flops_of_a_step_are_what_torch_counts(student):
         student(ids[:, 40:], past_key_values=cache)
     flops = DecodingFlops.of(student)
     assert flops.body + flops.head + 41 * flops.attention == pytest.approx(counter.get_total_flops(), rel=0.001)
+
+
+@torch.no_grad()
+def test_states_stay_in_float32_where_the_model_is_not(student):
+    student.bfloat16()
+    ids = ids_of(2, 40)
+    whole = student(ids, use_cache=True)
+    for layer in whole.past_key_values.layers:
+        assert layer.keys.dtype == torch.bfloat16
+        assert {state.dtype for state in getattr(layer, "recurrent_states", {}).values()} <= {torch.float32}
+    cache = DynamicCache(config=student.config)
+    steps = [student(ids[:, place : place + 1], past_key_values=cache).logits for place in range(40)]
+    assert (torch.cat(steps, 1).argmax(-1) == whole.logits.argmax(-1)).float().mean() > 0.9

@@ -139,6 +139,19 @@ def test_gradient_checkpointing_changes_nothing(linearize, transferred, tmp_path
             torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-4)
 
 
+def test_mixed_precision_comes_to_nearly_the_same(linearize, transferred, tmp_path):
+    further = {"model": transferred, "window_tokens": None, "kl_coef": 1.0}
+    for stage, changes in (("transfer", {}), ("finetune", further)):
+        losses = []
+        for bf16 in (False, True):
+            output = tmp_path / f"{stage}_{bf16}"
+            run("linearize", linearize(stage, output_dir=output, bf16=bf16, gradient_checkpointing=bf16, **changes))
+            losses.append([row["loss"] for row in logged(output)])
+            weights = load_file(output / "model.safetensors").values()
+            assert {tensor.dtype for tensor in weights} == {torch.float32}
+        assert losses[1] == pytest.approx(losses[0], rel=0.05) and losses[1] != losses[0]
+
+
 def test_a_dry_run_trains_nothing(linearize, tmp_path, capsys):
     run("linearize", linearize("transfer", dry_run=True))
     assert "24 rows" in capsys.readouterr().out
