@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from efficient_reasoning.compression.budgets import BudgetArguments, sentence_of
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class LengthBudgetsArguments:
+class LengthBudgetsArguments(BudgetArguments):
     """Which problems, and how many tokens to ask for."""
 
     task: str = field(
@@ -34,19 +35,12 @@ class LengthBudgetsArguments:
     )
     model: str = field(metadata={"help": "Folder or Hub id of the model to be trained; its tokenizer is needed."})
     out: str = field(metadata={"help": "JSONL file of the rows; replaced if it is there."})
-    form: Literal["exact", "max"] = field(default="exact", metadata={"help": "Exactly so many tokens, or at most."})
-    min_budget_tokens: int = field(default=100, metadata={"help": "Least number of tokens to ask for."})
-    max_budget_tokens: int = field(default=4000, metadata={"help": "Greatest number of tokens to ask for."})
     num_problems: int = field(default=1000, metadata={"help": "How many problems at most."})
     rows_per_problem: int = field(default=1, metadata={"help": "Rows of each problem, each with a number of its own."})
     seed: int = field(default=0, metadata={"help": "Of the problems drawn, and of the numbers."})
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_budget_tokens <= self.max_budget_tokens:
-            raise BadInput(
-                f"min_budget_tokens is {self.min_budget_tokens} and max_budget_tokens {self.max_budget_tokens}; "
-                "give a range of at least 1."
-            )
+        super().__post_init__()
         if self.rows_per_problem < 1:
             raise BadInput(f"rows_per_problem is {self.rows_per_problem}; give at least 1.")
 
@@ -78,17 +72,15 @@ def length_budgets(
         `source_id`.
     """
     from efficient_reasoning.answers import ANSWER_ALONE
-    from efficient_reasoning.inference.l1 import L1Exact, L1Max
     from efficient_reasoning.prompts import add_control, conversation, make_prompt
 
-    sentence = {"exact": L1Exact, "max": L1Max}[form].sentence
     for problem in rows:
         draw = random.Random(f"{seed}/{problem['id']}")
         prompt = make_prompt(tokenizer, conversation(problem))
         for _ in range(rows_per_problem):
             tokens = draw.randint(min_budget_tokens, max_budget_tokens)
             yield {
-                "prompt": add_control(prompt, f" {sentence.format(tokens=tokens)}"),
+                "prompt": add_control(prompt, f" {sentence_of(form, tokens)}"),
                 **{name: problem.get(name) for name in ("question", "answer", "task")},
                 "metadata": None if problem["task"] in ANSWER_ALONE else problem.get("metadata"),
                 "budget_tokens": tokens,

@@ -35,7 +35,7 @@ def command(model: str, flags: list[str]) -> list[str]:
     folder = resolve_model(model)
     metadata = ReasoningMetadata.load(folder)
     if metadata is not None and metadata.latent_steps:
-        raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend transformers.")
+        raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend graph.")
     thinking = thinking_format(folder, load_tokenizer(folder))
     ours = {
         "--override-generation-config": json.dumps(dataclasses.asdict(Sampling())),

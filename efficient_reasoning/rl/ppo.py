@@ -1,7 +1,7 @@
 """PPO with a critic (arXiv 1707.06347), which TRL has no longer: GRPO's trainer with values in place of group means.
 
-1. The critic is a small network on the policy's own last hidden states, and costs no second model. Its gradient ends
-   there, so it may learn fast without pulling at the policy; with `shared_trunk` it goes on into the policy's layers.
+1. The critic is a small network on the policy's own last hidden states. Its gradient ends there, so it may learn fast
+   without pulling at the policy, and costs no second model.
 2. A response is paid at its last token. Advantages are those of GAE (arXiv 1506.02438), one a token, whitened over the
    tokens of all processes. With `gae_lambda` 1 a payment reaches every token undiminished; with 0.95 it has faded
    after some dozens, and a critic that knows nothing yet decides alone (VC-PPO, arXiv 2503.01491).
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rl.config import LengthRewardConfig
@@ -32,7 +32,6 @@ class PPOConfig(LengthRewardConfig):
     value_coef: float = field(default=0.5, metadata={"help": "Weight of the value loss."})
     value_clip: float = field(default=0.2, metadata={"help": "Most that a value moves in an update."})
     value_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
-    shared_trunk: bool = field(default=False, metadata={"help": "Let the critic's gradient into the policy's layers."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +62,6 @@ class PPOTrainer(CorrectedGRPOTrainer):
         torch.nn.init.zeros_(self.model.critic[-1].weight)  # the first values are 0
         self._hidden: list[torch.Tensor] | None = None  # of the forward passes that are watched
         self.model.base_model.register_forward_hook(self._watch)
-        self.add_callback(_WithoutCritic(self.model))
         self._give_critic_its_rate()
 
     def _give_critic_its_rate(self) -> None:
@@ -78,7 +76,7 @@ class PPOTrainer(CorrectedGRPOTrainer):
 
     def _watch(self, module: torch.nn.Module, inputs: tuple, output: object) -> None:
         if self._hidden is not None:
-            self._hidden.append(output[0] if self.args.shared_trunk else output[0].detach())
+            self._hidden.append(output[0].detach())
 
     @contextmanager
     def _watching(self) -> Iterator[list[torch.Tensor]]:
@@ -139,15 +137,11 @@ class PPOTrainer(CorrectedGRPOTrainer):
         steps = self.current_gradient_accumulation_steps if mode == "train" else 1
         return loss + self.args.value_coef * value_loss / steps
 
-
-class _WithoutCritic(TrainerCallback):
-    """Takes the critic off the model when training ends, before that is saved."""
-
-    def __init__(self, model: torch.nn.Module):
-        self.model = model
-
-    def on_train_end(self, args, state, control, **kwargs):
-        del self.model.critic
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model that is left in the end; a checkpoint to go on from has the critic."""
+        if not _internal_call and hasattr(self.model, "critic"):
+            del self.model.critic
+        super().save_model(output_dir, _internal_call)
 
 
 def gae(

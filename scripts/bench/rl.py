@@ -6,11 +6,9 @@
    the pairs of DAST. Everything trains from the base, with as many steps and responses.
 2. Controls: `accuracy` is RL without a length term; shortest-correct SFT and DPO on length pairs are what offline RL
    has to beat; the base's strategies without training give the hull.
-3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot, each line of which
-   begins with what is left of that: the sentence is known then, and so is the count, and no row pairs a budget with a
-   length. RL has to: first under the least and the greatest budget alone, where no length between them is better on
-   average, and only heeding the number pays; then under all. It is tested in the range of the training and 25 %
-   outside. `blind` does without the count.
+3. LCPO begins from the base after SFT on its own traces, at T 1, behind a budget drawn by lot, which they count down
+   (`data budget_meter`): the sentence is known then, and so is what is left, and no row pairs a budget with a length.
+   RL has to. It is tested in the range of the training and 25 % outside.
 
 How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md tells how budgets are kept.
 """
@@ -18,22 +16,15 @@ How arms run, and what the table says: `scripts/bench/arms.py`. OUT/budgets.md t
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
-import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from efficient_reasoning.files import read_jsonl, write_jsonl
 from scripts.bench.arms import Arm, Arms, Bench, Scale, flags, hull, run_bench
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class RLScale(Scale):
         rl_steps: of an online training.
         rl_batch_size: responses a step.
         steps_per_generation: with responses that were generated together.
-        lcpo_steps: of LCPO's two stages, each step of as many responses as are generated together.
+        lcpo_steps: of LCPO, each of as many responses as are generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
@@ -54,7 +45,7 @@ class RLScale(Scale):
     rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
-    lcpo_steps: tuple[int, int] = (80, 220)
+    lcpo_steps: int = 400
     num_generations: int = 8
     budgets: tuple[int, ...] = (48, 64, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
@@ -68,7 +59,7 @@ _ONLINE = (
 )  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, (2, 2), 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), 48),
 }
 
 
@@ -203,85 +194,50 @@ def shortest(bench: RLBench) -> None:
     bench.test("shortest_correct", bench.train("shortest_correct", rows))
 
 
-def lcpo(form: str, name: str = "", meter: bool = False, **own: object) -> Arm:
-    def arm(bench: RLBench) -> None:
-        from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
-        from efficient_reasoning.inference.l1 import L1Exact, L1Max
+def lcpo(form: str, alpha: float) -> Arm:
+    """Alpha is a token's weight against a correct answer; the paper's 0.0003 is for budgets of up to 4,000 tokens."""
 
-        scale, sentence = bench.scale, {"exact": L1Exact, "max": L1Max}[form].sentence
-        low, high, label = scale.budgets[1], scale.budgets[-2], name or f"lcpo_{form}"
-        spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-        traces = bench.sample(f"{label}-traces", bench.base, scale.slow_problems, **spread)
-        whole = bench.rows(f"{label}-sft", "truncated", traces, model=bench.base, keep_ratio=1.0)
-        told = bench.out / "rows" / f"{label}-told.jsonl"
-        tokenizer = load_tokenizer(resolve_model(bench.base)) if meter else None
-        write_jsonl(told, by_lot(read_jsonl(whole), sentence, low, high, tokenizer))
-        model = bench.train(f"{label}-sft", told, times=4 if meter else 1)
-        self_control(bench, f"{label} before", model, sentence)
-        paid = {"reward": f"lcpo_{form}", "learning_rate": 1e-4}
-        paid["reward_parameters"] = json.dumps({"alpha": 0.0105})  # the paper's 0.0003 is for up to 4,000 tokens
-        paid["gradient_accumulation_steps"] = scale.steps_per_generation
-        stages = ("ends", [(low, low), (high, high)]), ("all", [(low, high)])
-        for (stage, ranges), steps in zip(stages, scale.lcpo_steps, strict=True):
-            rows = bench.out / "rows" / f"{label}-{stage}.jsonl"
-            drawn = [budget_rows(bench, form, rows, number, *ends) for number, ends in enumerate(ranges)]
-            write_jsonl(rows, itertools.chain.from_iterable(zip(*drawn, strict=True)))
-            settings = paid | {"model": model, "max_steps": steps} | own
-            model = bench.train_rl(f"{label}-{stage}", rows, **settings)
-        self_control(bench, label, model, sentence)
+    def arm(bench: RLBench) -> None:
+        scale, label = bench.scale, f"lcpo_{form} {alpha}"
+        low, high = scale.budgets[1], scale.budgets[-2]
+        told = {"model": bench.base, "form": form, "min_budget_tokens": low, "max_budget_tokens": high}
+        name = f"lcpo_{form}-sft"
+
+        def count_down() -> None:
+            spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+            traces = bench.sample(f"{name}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
+            self_control(
+                bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **told), times=4), form
+            )
+
+        model = bench.once(bench.out / "models" / f"{name}-0" / "reasoning.json", count_down).parent
+        rows = bench.out / "rows" / f"{label}.jsonl"
+        drawn = told | {"task": scale.task, "num_problems": scale.problems, "out": rows}
+        bench.command("data", "length_budgets", *flags(drawn))
+        paid = {"reward": f"lcpo_{form}", "learning_rate": 2e-4, "max_steps": scale.lcpo_steps}
+        paid["reward_parameters"] = json.dumps({"alpha": alpha})
+        halves = {"steps_per_generation": 2, "gradient_accumulation_steps": 2}  # of what is generated together
+        paid |= halves | {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
+        model = bench.train_rl(label, rows, **paid | {"model": model})
+        self_control(bench, label, model, form)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
 
     return arm
 
 
-def budget_rows(bench: RLBench, form: str, path: Path, seed: int, low: int, high: int) -> list[dict]:
-    """Problems with a budget between these."""
-    drawn = {"task": bench.scale.task, "num_problems": bench.scale.problems, "model": bench.base, "form": form}
-    drawn |= {"min_budget_tokens": low, "max_budget_tokens": high, "seed": seed, "out": path}
-    bench.command("data", "length_budgets", *flags(drawn))
-    return list(read_jsonl(path))
-
-
-def self_control(bench: RLBench, name: str, model: Path, sentence: str) -> None:
+def self_control(bench: RLBench, name: str, model: Path, form: str) -> None:
     """Ask for every budget, and enforce none."""
+    from efficient_reasoning.compression.budgets import sentence_of
+
     for budget in bench.scale.budgets:
-        asked = f" {sentence.format(tokens=budget)}"
-        bench.test(f"{name} asked {budget}", model, samples=1, behind=asked)
-
-
-def by_lot(
-    rows: Iterable[dict], sentence: str, low: int, high: int, tokenizer: PreTrainedTokenizerBase | None = None
-) -> Iterator[dict]:
-    """SFT rows behind a budget that says nothing of their length; with a tokenizer eight of each, which keep count."""
-    from efficient_reasoning.prompts import add_control
-
-    lot = random.Random(0)
-    for row in rows:
-        for _ in range(1 if tokenizer is None else 8):
-            budget = lot.randint(low, high)
-            told = row | {"prompt": add_control(row["prompt"], f" {sentence.format(tokens=budget)}")}
-            yield told if tokenizer is None else told | {"completion": metered(row["completion"], budget, tokenizer)}
-
-
-def metered(completion: str, budget_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A response each of whose lines begins with what is left of its budget, 0 when it is spent."""
-    first, *lines = completion.split("\n")
-    before, opened, first = first.partition("<think>")
-    written = before + opened
-    for number, line in enumerate([first, *lines]):
-        written += "\n" * (number > 0)
-        spent = len(tokenizer(written, add_special_tokens=False)["input_ids"])
-        written += f"[{max(0, budget_tokens - spent)}]{line}"
-    return written
+        bench.test(f"{name} asked {budget}", model, samples=1, behind=f" {sentence_of(form, budget)}")
 
 
 SEEDS = range(3)
 ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
-    "lcpo_exact": lcpo("exact", meter=True),
-    "lcpo_max": lcpo("max", meter=True),
-    "lcpo_exact blind": lcpo("exact", "lcpo_exact blind"),
+    **{f"lcpo_{form} {alpha}": lcpo(form, alpha) for form in ("exact", "max") for alpha in (0.01, 0.03)},
     "accuracy": online("accuracy", "accuracy"),
     **{
         f"kimi {weight}#{seed}": online(f"kimi {weight}", "kimi", seed, {"weight": weight})

@@ -137,6 +137,13 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+def test_a_run_goes_on_between_generations(argv, tmp_path, monkeypatch):
+    settings = {"steps_per_generation": 2, "max_steps": 4, "reward": "hapo"}
+    run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
+    run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
 def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monkeypatch):
     settings = {"algorithm": "ppo", "max_steps": 4, "reward": "lcpo_exact", "value_learning_rate": 0.1}
     settings |= {"data": with_budgets(tmp_path), "reward_parameters": "{alpha: 0.09}"}
@@ -146,6 +153,11 @@ def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monke
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     losses = [row["value_loss"] for row in logged(tmp_path / "run", 4)]
     assert losses[-1] < losses[0] / 2  # all are paid about -0.9: the critic learns that first
+    for path in (tmp_path / "run").iterdir():  # cut between last step and save
+        if path.is_file() and path.name != "run.json":
+            path.unlink()
+    run("rl_length", argv("rl_length", **settings))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
 def test_rloo_trains_on_rollouts_of_the_engine(argv, tmp_path, monkeypatch):
