@@ -185,6 +185,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_checkpoint(model)
+    _register_architectures(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     except OSError as error:
@@ -200,7 +201,16 @@ def load_config(model: str) -> PretrainedConfig:
     """The config of a checkpoint that `load_tokenizer` has found whole."""
     from transformers import AutoConfig
 
+    _register_architectures(model)
     return AutoConfig.from_pretrained(model)
+
+
+def _register_architectures(model: str) -> None:
+    """Let transformers load what may be an architecture of this toolkit, without trusting the code in its folder."""
+    path = Path(model) / "config.json"
+    if path.is_file() and "auto_map" not in json.loads(path.read_text(encoding="utf-8")):
+        return
+    from efficient_reasoning import linear  # noqa: F401
 
 
 def local_folder(model: str) -> Path:
@@ -244,6 +254,7 @@ def load_model(
     if dtype not in (None, *_DTYPES):
         raise BadInput(f"dtype is {dtype!r}; give one of {', '.join(_DTYPES)}.")
     check_checkpoint(model)
+    _register_architectures(model)
     adapter = None
     if adapter_scale is not None:
         if not math.isfinite(adapter_scale):

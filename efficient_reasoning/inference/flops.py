@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from efficient_reasoning.linear.configuration_linearized import LINEAR, LinearizedConfig
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,7 +25,7 @@ class DecodingFlops:
     Attributes:
         body: of one token in all layers, attention's scores and sums left out.
         head: of the logits behind one token.
-        attention: of one token looking at one, in all layers.
+        attention: of one token looking at one, in all layers that look at all of them.
     """
 
     body: float
@@ -32,7 +34,10 @@ class DecodingFlops:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> DecodingFlops:
-        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to."""
+        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to.
+
+        A linearized layer costs every token the same: its window counts as full from the first token on.
+        """
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         body = 0.0
@@ -47,7 +52,14 @@ class DecodingFlops:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         # Multi-head latent attention compares in more dimensions than it sums in.
         key_dim, value_dim = (getattr(config, name, None) or head_dim for name in ("qk_head_dim", "v_head_dim"))
-        attention = 2 * config.num_hidden_layers * heads * (key_dim + value_dim)
+        linear = config.layer_types.count(LINEAR) if config.model_type == LinearizedConfig.model_type else 0
+        if linear:
+            # Queries and keys through their feature maps, a window, a key into the state, and queries through it.
+            keys, features = config.num_key_value_heads, 2 * head_dim
+            window = 2 * heads * config.sliding_window * head_dim
+            state = features * (keys * head_dim + heads * (head_dim + 1))
+            body += 2 * linear * ((heads + keys) * head_dim**2 + window + state)
+        attention = 2 * (config.num_hidden_layers - linear) * heads * (key_dim + value_dim)
         return cls(body, 2 * head.weight.numel(), attention)
 
     def of_prompt(self, tokens: int, computed_tokens: int) -> float:
