@@ -118,13 +118,19 @@ def load_parent(model: str) -> Parent:
     """All of a checkpoint but its weights; of a Hub id, after it has been downloaded.
 
     Raises:
-        BadInput: broken checkpoint, a LoRA adapter not merged, weights that are quantised or not in safetensors.
+        BadInput: broken checkpoint, a LoRA adapter not merged, weights that are quantised or not in safetensors, or
+            latents, which a merge would lose.
     """
     path = resolve_model(model)
     if (Path(path) / "adapter_config.json").is_file():
         raise BadInput(f"{model}: holds a LoRA adapter; merge it into its model first (PEFT's merge_and_unload).")
     tokenizer = load_tokenizer(path)
     folder = local_folder(path)
+    metadata = ReasoningMetadata.load(folder)
+    if metadata is not None and (metadata.latent_steps or metadata.pause_steps):
+        raise BadInput(
+            f"{model}: thinks in latents or pauses, which a merge would lose; merge before latent training."
+        )
     config = load_config(str(folder))
     if getattr(config, "quantization_config", None) is not None:
         raise BadInput(f"{model}: its weights are quantised; merge the model that they were made from.")

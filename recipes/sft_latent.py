@@ -33,7 +33,6 @@ class LatentArguments(FinetuningArguments):
         default=6, metadata={"help": "Last stage in which one more step, or part, is replaced; of codi, all at once."}
     )
     latents_per_step: int = field(default=1, metadata={"help": "Latents, or pauses, in place of each step."})
-    pad_latents: bool = field(default=True, metadata={"help": "As many for chains with fewer steps than the stage."})
     uniform_prob: float = field(default=0.0, metadata={"help": "Share of rows that are shown at any stage instead."})
     mixed_stages: bool = field(default=False, metadata={"help": "Draw stages up to this one, later ones more often."})
     removed_tokens: int = field(default=8, metadata={"help": "Of icot: tokens that each stage leaves out."})
@@ -68,7 +67,6 @@ class LatentArguments(FinetuningArguments):
             self.steps_per_stage,
             self.max_stage,
             self.latents_per_step,
-            self.pad_latents,
             self.uniform_prob,
             self.mixed_stages,
             self.removed_tokens,
@@ -80,16 +78,22 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import AutoModelForCausalLM
 
     from efficient_reasoning import training
-    from efficient_reasoning.checkpoint import LATENT_NAME
+    from efficient_reasoning.checkpoint import LATENT_NAME, load_config
+    from efficient_reasoning.inference.graph_engine import GraphEngine
     from efficient_reasoning.latent.objectives import LossWeights
-    from efficient_reasoning.latent.trainer import LatentTrainer
+    from efficient_reasoning.latent.trainer import LatentTrainer, check_lengths
     from efficient_reasoning.training.latent_rows import add_markers, embed_markers, examples, make_projection
 
     curriculum = arguments.curriculum()
     weights = LossWeights(arguments.teacher_coef, arguments.distillation_coef, arguments.step_coef)
     training.start(arguments, config)
-    base = training.load_base(arguments.model)
+    base = training.load_base(arguments.model, trains_latents=True)
     rows = training.load_rows(arguments.data, ("prompt", "steps", "answer"))
+    model_config = load_config(base.path)
+    if curriculum.has_latents and not GraphEngine.can_decode(model_config):
+        raise BadInput(
+            f"{arguments.model}: no backend decodes latents of a {model_config.model_type}; take another model."
+        )
     markers, new = add_markers(base)
     dataset = examples(arguments.data, rows, base)
     if curriculum.last_stage and config.max_steps <= curriculum.last_stage * curriculum.steps_per_stage:
@@ -102,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     metadata.latent_projection = LATENT_NAME if arguments.projection else None
     metadata.pause_steps = curriculum.most_latents if arguments.method == "pause" else 0
     if arguments.dry_run:
+        check_lengths(dataset, curriculum, markers, model_config)
         print(f"{len(dataset):,} rows, {curriculum.last_stage + 1} stages, {curriculum.most_latents} latents at most.")
         return
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype="float32")

@@ -14,8 +14,8 @@ import efficient_reasoning
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
-    "few_shot", "checkpoint", "contamination",
-    "latent", "linear", "recurrent", "inference", "scribes", "traces",
+    "few_shot", "heads", "linear", "recurrent", "checkpoint", "contamination",
+    "latent", "inference", "scribes", "traces",
     "rewards", "evaluation", "audit", "compression", "cards", "hub", "merging",
     "rl", "scratch", "training", "app", "data_tools", "recipes",
 ]  # fmt: skip

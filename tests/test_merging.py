@@ -460,6 +460,10 @@ def as_pickle(folder: Path) -> None:
         (change_config(quantization_config={"quant_method": "fp8"}), "short: its weights are quantised; merge the"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"half"), "truncated safetensors file"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (
+            lambda folder: ReasoningMetadata("coconut", "sft", latent_steps=3).save(folder),
+            "short: thinks in latents or pauses, which a merge would lose; merge before latent training",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_read_is_named(folder, spoil, message):

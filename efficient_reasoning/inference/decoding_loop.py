@@ -249,7 +249,7 @@ class Loop:
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> _Prompts:
         """Keys, values and logits of the prompts; on CUDA they stay valid until the next call."""
-        if self.engine.latents is not None and self.engine.latents.count(prompts[0]):
+        if self.engine.latents is not None and self.engine.latents.columns(prompts[0]):
             layers, states = self.engine.latents.read(self.engine.model, prompts, self.engine.pad_id)
             lengths = send(torch.tensor([len(prompt) for prompt in prompts]), self.device)
             logits = self.engine.model.get_output_embeddings()(states)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from efficient_reasoning.linear.configuration_linearized import LINEAR, LinearizedConfig
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -24,7 +26,7 @@ class DecodingFlops:
     Attributes:
         body: of one token in all layers, attention's scores and sums left out.
         head: of the logits behind one token.
-        attention: of one token looking at one, in all layers.
+        attention: of one token looking at one, in all layers that look at all of them.
     """
 
     body: float
@@ -33,7 +35,10 @@ class DecodingFlops:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> DecodingFlops:
-        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to."""
+        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to.
+
+        A linearized layer costs every token the same: its window counts as full from the first token on.
+        """
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
         body = _of_weights(module for module in model.modules() if module is not head)
@@ -45,8 +50,15 @@ class DecodingFlops:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         # Multi-head latent attention compares in more dimensions than it sums in.
         key_dim, value_dim = (getattr(config, name, None) or head_dim for name in ("qk_head_dim", "v_head_dim"))
+        linear = config.layer_types.count(LINEAR) if config.model_type == LinearizedConfig.model_type else 0
+        if linear:
+            # Queries and keys through their feature maps, a window, a key into the state, and queries through it.
+            keys, features = config.num_key_value_heads, 2 * head_dim
+            window = 2 * heads * config.sliding_window * head_dim
+            state = features * (keys * head_dim + heads * (head_dim + 1))
+            body += 2 * linear * ((heads + keys) * head_dim**2 + window + state)
         attention = 2 * heads * (key_dim + value_dim)
-        whole = cls(body, 2.0 * head.weight.numel(), config.num_hidden_layers * attention)
+        whole = cls(body, 2.0 * head.weight.numel(), (config.num_hidden_layers - linear) * attention)
         return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
 
     def of_prompt(self, tokens: int, computed_tokens: int) -> float:

@@ -123,7 +123,7 @@ class GraphEngine(ModelEngine):
         computed = spend.computed_prompt_tokens
         spend.decoded_tokens = len(ids) - spend.forced_tokens
         if self.latents is not None and not request.offset:  # of a response that goes on they are part of the prompt
-            latents = self.latents.count(request.prompt_ids)
+            latents = len(self.latents.columns(request.prompt_ids))
             spend.decoded_tokens += latents
             spend.prompt_tokens -= latents
             spend.computed_prompt_tokens = max(0, computed - latents)

@@ -164,7 +164,8 @@ def load_reasoner(
         from efficient_reasoning.latent.projection import load_projection
 
         projection = load_projection(place, metadata, config.get_text_config().hidden_size)
-        backend, options["latents"] = "graph", Latents(tokenizer.convert_tokens_to_ids(LATENT), projection)
+        placeholder = tokenizer.convert_tokens_to_ids(LATENT)
+        backend, options["latents"] = "graph", Latents(latent_ids[0], placeholder, projection)
     if backend == "auto":
         backend = "vllm" if adapter_scale is None and _has_vllm(config, device) else "torch"
     if backend == "torch":
@@ -216,6 +217,9 @@ def _latent_ids(
     steps = trained if steps is None else steps
     if steps < 0:
         raise BadInput(f"latent_steps is {steps}; give 0 or more.")
+    for text in (BOT, LATENT, EOT):
+        if text not in tokenizer.get_vocab():
+            raise BadInput(f"{folder}: its tokenizer has no {text}, though it thinks in latents; copy it again.")
     bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in (BOT, LATENT, EOT))
     return (bot, *[latent] * steps, eot)
 
@@ -286,5 +290,6 @@ def _load_engine(
     from efficient_reasoning.inference.graph_engine import GraphEngine
 
     if not GraphEngine.can_decode(model.config):
-        raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; use transformers.")
+        other = "take another model" if "latents" in options else "use transformers"
+        raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; {other}.")
     return GraphEngine(model, *ends, **options)

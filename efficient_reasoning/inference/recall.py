@@ -44,16 +44,17 @@ class RecallingEngine:
         if known is None or (len(known.ids) < request.max_new_tokens and not ends):
             return None
         ids = known.ids[: request.max_new_tokens]
-        computed, prompt_tokens = known.spend.computed_prompt_tokens, known.spend.prompt_tokens
-        share = (computed + len(ids)) / (computed + len(known.ids))
-        costs = getattr(self.engine, "flops", None)  # of engines that know their model
+        decoded_tokens = known.spend.decoded_tokens - len(known.ids) + len(ids)  # latents stay
+        computed, prompt_tokens = known.spend.computed_prompt_tokens, len(request.prompt_ids)
+        share = (computed + decoded_tokens) / (computed + known.spend.decoded_tokens)
+        costs, flops = getattr(self.engine, "flops", None), 0.0  # of engines that know their model
         iterations = known.iterations[: len(ids)]
-        flops = 0.0
-        if costs is not None:
-            flops = costs.of_prompt(prompt_tokens, computed) + costs.of_new(prompt_tokens, len(ids), iterations)
+        if costs:  # and read all of a prompt, latents too, or nothing
+            flops = costs.of_prompt(prompt_tokens, prompt_tokens if computed else 0)
+            flops += costs.of_new(prompt_tokens, len(ids), iterations)
         spend = dataclasses.replace(
             known.spend,
-            decoded_tokens=len(ids),
+            decoded_tokens=decoded_tokens,
             core_iterations=sum(iterations),
             draft_tokens=round(known.spend.draft_tokens * share),
             flops=flops,

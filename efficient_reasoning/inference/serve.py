@@ -36,7 +36,7 @@ def command(model: str, flags: list[str]) -> list[str]:
     folder = resolve_model(model)
     metadata = ReasoningMetadata.load(folder)
     if metadata is not None and metadata.latent_steps:
-        raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend transformers.")
+        raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend graph.")
     if metadata is not None and metadata.depth:
         raise BadInput(f"{model} is of recurrent depth, which vLLM cannot decode; use backend transformers.")
     thinking = thinking_format(folder, load_tokenizer(folder))

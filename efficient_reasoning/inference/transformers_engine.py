@@ -51,6 +51,9 @@ class TransformersEngine(ModelEngine):
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
+
+    Raises:
+        BadInput: a draft for, or of, a model whose layers keep states.
     """
 
     capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE})
@@ -65,6 +68,9 @@ class TransformersEngine(ModelEngine):
         batch_size: int = 64,
     ):
         super().__init__(model, eos_ids, pad_id, tokenizer)
+        for each in (model, draft) if draft else ():
+            if each._is_stateful:
+                raise BadInput(f"A state of {each.config.model_type} takes back no token of a draft; leave out draft.")
         self.draft = draft
         self.batch_size = 1 if draft else batch_size
 

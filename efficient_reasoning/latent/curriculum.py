@@ -71,7 +71,6 @@ class Curriculum:
         max_stage: the last stage in which steps are replaced one by one; of ICoT the last stage; of CODI, which has
             none, the steps that latents stand for.
         latents_per_step: c.
-        pad_latents: as many latents for chains with fewer steps than the stage.
         uniform_prob: probability that an example is shown at any stage up to its number of steps instead.
         mixed_stages: draw an earlier stage i for every example, i + 1 times as often as the first.
         removed_tokens: of ICoT, in each stage.
@@ -81,7 +80,6 @@ class Curriculum:
     steps_per_stage: int
     max_stage: int = 6
     latents_per_step: int = 1
-    pad_latents: bool = True
     uniform_prob: float = 0.0
     mixed_stages: bool = False
     removed_tokens: int = 8
@@ -147,9 +145,8 @@ class Curriculum:
         return stage
 
     def _latent_row(self, example: Example, stage: int, markers: Markers) -> Row:
-        steps = len(example.step_ids)
-        replaced = min(stage, self.max_stage)
-        latents = self.latents_per_step * (replaced if self.pad_latents else min(replaced, steps))
+        # As many for a chain with fewer steps: at inference nobody knows how many it would have.
+        latents = self.latents_per_step * min(stage, self.max_stage)
         left = example.step_ids[stage:] if stage <= self.max_stage else []
         completion = [markers.eot_id, *self._response(itertools.chain.from_iterable(left), example, markers)]
         prompt = [*example.question_ids, markers.bot_id]

@@ -1,14 +1,16 @@
 """Prompts with latents, read once: what an engine goes on from.
 
-A placeholder token stands in a prompt where a latent is to be, so that prompts stay lists of ids, and lengths add up.
-Its embedding is never looked at. What the passes leave of a prompt is what any other leaves: keys and values of its
-columns, and a last hidden state. Behind that, decoding is ordinary.
+A placeholder token stands in a prompt where a latent is to be, right behind the token that begins them, so that
+prompts stay lists of ids, and lengths add up. Its embedding is not looked at there; elsewhere, in a question or in
+what the model wrote, it is a token like any other. What the passes leave of a prompt is what any other leaves: keys
+and values of its columns, and a last hidden state. Behind that, decoding is ordinary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise, takewhile
 
 import torch
 from transformers import PreTrainedModel
@@ -25,19 +27,26 @@ class Latents:
     """What an engine has to know of them.
 
     Attributes:
+        bot_id: begins them.
         latent_id: the placeholder.
         projection: makes latents of hidden states, as it did in training; None takes them as they are.
     """
 
+    bot_id: int
     latent_id: int
     projection: LatentProjection | None = None
 
-    def count(self, prompt_ids: Sequence[int]) -> int:
-        return sum(token == self.latent_id for token in prompt_ids)
+    def columns(self, prompt_ids: Sequence[int]) -> range:
+        """Where they stand in a prompt: the placeholders behind the first begin token that has one behind it."""
+        begins = (self.bot_id, self.latent_id)
+        first = next((place for place, pair in enumerate(pairwise(prompt_ids), 1) if pair == begins), len(prompt_ids))
+        count = sum(1 for _ in takewhile(lambda token: token == self.latent_id, islice(prompt_ids, first, None)))
+        return range(first, first + count)
 
     def tail(self, prompt_ids: Sequence[int]) -> int | None:
         """How many tokens follow the last latent; None without latents."""
-        return next((i for i, token in enumerate(reversed(prompt_ids)) if token == self.latent_id), None)
+        columns = self.columns(prompt_ids)
+        return len(prompt_ids) - columns.stop if columns else None
 
     def read(
         self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int
@@ -46,14 +55,14 @@ class Latents:
 
         Args:
             model: the language model.
-            prompts: N, each with its latents side by side.
+            prompts: N, each with latents.
             pad_id: any token.
 
         Returns:
             keys and values (N, K, P, D) of each layer, padded on the left, and the last hidden states (N, width).
 
         Raises:
-            BadInput: latents that do not stand side by side, or with nothing before or behind them.
+            BadInput: latents with nothing behind them.
         """
         rows = [self._row(prompt) for prompt in prompts]
         batch = collate(rows, pad_id).to(model.device)
@@ -62,8 +71,7 @@ class Latents:
         return [(layer.keys, layer.values) for layer in passes.cache.layers], passes.states[:, -1]
 
     def _row(self, prompt: Sequence[int]) -> Row:
-        count, begin = self.count(prompt), list(prompt).index(self.latent_id)
-        after = prompt[begin + count :]
-        if self.latent_id in after or not after or not begin:
-            raise BadInput("Latents of a prompt stand side by side, with a token before and a token behind them.")
-        return Row(prompt[:begin], count, after)
+        columns = self.columns(prompt)
+        if columns.stop == len(prompt):
+            raise BadInput("Latents end a prompt; put a token behind them.")
+        return Row(prompt[: columns.start], len(columns), prompt[columns.stop :])

@@ -23,6 +23,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.heads import has_plain_head
 from efficient_reasoning.latent.projection import LatentProjection
 
 IGNORED = -100  # a label that does not count
@@ -138,9 +139,10 @@ def read(
         with_layers: keep the hidden states of every layer on the completions.
 
     Raises:
-        BadInput: gradient checkpointing, which would drop the cache, or embeddings of another width.
+        BadInput: gradient checkpointing, which would drop the cache, embeddings of another width, or logits that are
+            scaled behind the head.
     """
-    if model.is_gradient_checkpointing and model.training:
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
     embed = model.get_input_embeddings()
     widths = embed.weight.shape[1], model.get_output_embeddings().weight.shape[1]
@@ -149,10 +151,12 @@ def read(
             f"Embeddings are {widths[0]} wide and hidden states {widths[1]}: these cannot stand in for those; take "
             "another model."
         )
+    if not has_plain_head(model):
+        raise BadInput(f"A {model.config.model_type} scales its logits behind the head; take another model.")
     embedded = embed(batch.input_ids)  # (B, S, D)
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
     first, end = batch.first_column, batch.end_column
-    cache = DynamicCache(config=model.config)
+    cache = DynamicCache()  # all columns of all layers, also where they attend to a window only: others go on from it
 
     def run(inputs: torch.Tensor, begin: int, with_layers: bool = False):
         """The model's output for the inputs (B, C, D) of the columns from `begin` on."""

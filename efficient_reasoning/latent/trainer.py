@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.models.utils import _ForwardRedirection
 
@@ -64,13 +64,7 @@ class LatentTrainer(Trainer):
     ):
         if args.gradient_checkpointing:
             raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
-        longest = max(_longest(example, curriculum, markers) for example in train_dataset)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", longest)
-        if longest > limit:
-            raise BadInput(
-                f"A row takes up to {longest} tokens and latents, and the model has {limit} positions; give fewer "
-                "latents or shorter examples."
-            )
+        check_lengths(train_dataset, curriculum, markers, model.config)
         weights = weights or LossWeights()
         has_network = projection is not None and projection.network is not None
         if (has_network or weights.step) and is_deepspeed_zero3_enabled():
@@ -109,8 +103,10 @@ class LatentTrainer(Trainer):
         )
         plain = self.accelerator.unwrap_model(model)
         own = [self._own_modules.get(name) for name in ("latent_projection", "step_decoder")]
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see.
-        loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
+        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see; the model's own,
+        # which it takes the place of, is what accelerate casts to bf16 in.
+        with self.accelerator.autocast():
+            loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
         self._seen = {"stage": stage, "latents": most} | parts
         return (loss, {}) if return_outputs else loss
 
@@ -157,10 +153,33 @@ class _NewOptimizer(TrainerCallback):
             inner.state.clear()
 
 
+def check_lengths(
+    examples: Iterable[Example], curriculum: Curriculum, markers: Markers, config: PretrainedConfig
+) -> None:
+    """Refuse examples, at least one, for whose rows in some stage a model has no positions.
+
+    Raises:
+        BadInput: more latents and tokens than positions.
+    """
+    longest = max(_longest(example, curriculum, markers) for example in examples)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", longest)
+    if longest > limit:
+        raise BadInput(
+            f"A row takes up to {longest} tokens and latents, and the model has {limit} positions; give fewer "
+            "latents or shorter examples."
+        )
+
+
 def _longest(example: Example, curriculum: Curriculum, markers: Markers) -> int:
-    """Most tokens and latents of a row of an example."""
-    chain = sum(map(len, example.step_ids))
-    around = len(markers.open_ids) + len(markers.close_ids) + 2  # bot and eot
+    """Most tokens and latents of a row of an example, in the stage where there are most."""
+    steps = [len(step) for step in example.step_ids]
     latents = curriculum.most_latents
-    thinking = max(chain, latents) if curriculum.method == "codi" else chain + latents  # there they never meet
+    if not latents:
+        thinking = sum(steps)
+    elif curriculum.method == "codi":
+        thinking = max(sum(steps), latents + 2)  # bot and eot; the chain is the teacher's
+    else:
+        stages = range(curriculum.max_stage + 1)
+        thinking = max(stage * curriculum.latents_per_step + sum(steps[stage:]) for stage in stages) + 2
+    around = len(markers.open_ids) + len(markers.close_ids)
     return len(example.question_ids) + thinking + len(example.answer_ids) + around

@@ -31,9 +31,17 @@ def check_settings(reward: LengthReward, config: GRPOConfig, algorithm: str = "g
     """Refuse what would silently train something else.
 
     Raises:
-        BadInput: advantages that lose the reward's weight, or responses left out that the reward is about.
+        BadInput: advantages that lose the reward's weight, responses left out that the reward is about, or checkpoints
+            between steps that share responses: a run that goes on from there would draw, and remember, others.
     """
     name = reward.__name__
+    shared = config.steps_per_generation * config.num_iterations  # batches
+    period = shared // math.gcd(shared, config.gradient_accumulation_steps)  # steps until both begin anew
+    if period > 1 and config.save_strategy == "steps" and config.save_steps % period:
+        raise BadInput(
+            f"save_steps is {config.save_steps:g}, and the responses of {period} steps are drawn together; make it a "
+            f"multiple of {period}."
+        )
     by_group = {"scale_rewards": "group", "multi_objective_aggregation": "normalize_then_sum"}
     for key, value in by_group.items():
         if getattr(config, key, None) == value and name not in _NO_LENGTH_TERM:

@@ -10,6 +10,8 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from efficient_reasoning.heads import has_plain_head
+
 CHUNK_TOKENS = 1024
 
 
@@ -34,7 +36,7 @@ def token_logprobs(
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     at = counted[:, 1:]
     targets = input_ids[:, 1:][at]
-    if not _has_plain_head(model):
+    if not has_plain_head(model):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
         return _logprobs(torch.nn.Identity(), logits[:, :-1][at], targets)
     hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0][:, :-1][at]
@@ -56,10 +58,3 @@ def mean_logprobs(logprobs: torch.Tensor, counted: torch.Tensor) -> torch.Tensor
 def _logprobs(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     logits = head(hidden).float()
     return logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
-
-
-def _has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are what the head makes of the last hidden states, and nothing is done to them behind it."""
-    config = model.config.get_text_config()
-    scalings = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-    return model.get_output_embeddings() is not None and not any(getattr(config, name, None) for name in scalings)

@@ -116,8 +116,10 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
     def _mean_logprobs(self, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
         """Of a batch: (B,)."""
         plain = self.accelerator.unwrap_model(model)
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see.
-        return self._redirect(model, plain, _means, plain, inputs)
+        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see; the model's own,
+        # which it takes the place of, is what accelerate casts to bf16 in.
+        with self.accelerator.autocast():
+            return self._redirect(model, plain, _means, plain, inputs)
 
     @torch.no_grad()
     def take_reference(self) -> list[float]:

@@ -33,8 +33,14 @@ TrainableTokensWrapper.bias = property(lambda self: self.original_module.bias)
 CONTROL_LEARNING_RATE_FACTOR = 10
 
 
-def lora_config(rank: int, alpha: float, dropout: float, token_ids: Sequence[int] = ()) -> LoraConfig:
-    """Adapters of all linear layers; the embeddings of `token_ids` are trained whole.
+def lora_config(
+    rank: int,
+    alpha: float,
+    dropout: float,
+    token_ids: Sequence[int] = (),
+    target_modules: str | list[str] = "all-linear",
+) -> LoraConfig:
+    """Adapters of all linear layers, or of those with these names; the embeddings of `token_ids` are trained whole.
 
     Raises:
         BadInput: under ZeRO-3, where no process holds the weights to merge with.
@@ -45,7 +51,7 @@ def lora_config(rank: int, alpha: float, dropout: float, token_ids: Sequence[int
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="all-linear",
+        target_modules=target_modules,
         trainable_token_indices=list(token_ids) or None,
         task_type="CAUSAL_LM",
     )

@@ -88,15 +88,24 @@ class Base:
             ) from None
 
 
-def load_base(model: str) -> Base:
+def load_base(model: str, trains_latents: bool = False) -> Base:
     """Load tokenizer and delimiters of a checkpoint; weights are loaded when it is trained, sharded where need be.
 
+    Args:
+        model: folder or Hub id.
+        trains_latents: whether what comes knows latents and pauses; other trainings would drop them.
+
     Raises:
-        BadInput: broken checkpoint, or no known think delimiters.
+        BadInput: broken checkpoint, no known think delimiters, or latents that would be dropped.
     """
-    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
+    from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model, thinking_format
 
     path = resolve_model(model)
+    metadata = ReasoningMetadata.load(path)
+    if not trains_latents and metadata is not None and (metadata.latent_steps or metadata.pause_steps):
+        raise BadInput(
+            f"{model}: thinks in latents or pauses, which only sft_latent trains; take the model before it."
+        )
     tokenizer = load_tokenizer(path)
     thinking = thinking_format(path, tokenizer)
     name = Path(model).name if Path(model).is_dir() else model

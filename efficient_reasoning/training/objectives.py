@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.errors import BadInput
@@ -35,6 +35,7 @@ def build_trainer(
     template: str | None,
     lora: LoraConfig | None,
     new_tokens: Sequence[int],
+    make: Callable[..., Trainer] | None = None,
 ) -> Trainer:
     """TRL's trainer of an objective, ready to train.
 
@@ -45,6 +46,7 @@ def build_trainer(
         template: chat template to train with (`Base.training_template`); the tokenizer keeps its own.
         lora: adapters to train instead of the weights.
         new_tokens: of the tokenizer (`add_controls`).
+        make: gives the trainer, from the loaded model and its arguments; None takes that of the objective.
 
     Raises:
         BadInput: settings that TRL refuses, rows that would be mixed, or none that is short enough.
@@ -65,7 +67,7 @@ def build_trainer(
     common = {"args": config, "train_dataset": rows, "processing_class": base.tokenizer, "peft_config": lora}
     own_template, base.tokenizer.chat_template = base.tokenizer.chat_template, template
     try:
-        trainer = _trainer(objective, models, common)
+        trainer = make(*models, **common) if make else _trainer(objective, models, common)
     except BadInput:
         raise
     except (ValueError, NotImplementedError) as error:  # settings that TRL does not put together

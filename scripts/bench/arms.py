@@ -191,6 +191,17 @@ class Bench:
         save_points(read_traces(path), points, {problem["id"]: i for i, problem in enumerate(problems)})
         self.tidy()
 
+    def once(self, path: Path, make: Callable[[], None]) -> Path:
+        """A file that the first arm which needs it makes, while others wait."""
+        locks = self.out / "locks"
+        for folder in (locks, path.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with open(locks / "-".join(path.relative_to(self.out).parts), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.is_file():
+                make()
+        return path
+
     def wait(self, path: Path) -> Path:
         """A file that another arm writes, which stands before this one in the queue."""
         while not path.is_file():
@@ -214,7 +225,7 @@ def hull(bench: Bench) -> None:
     """What the base does without training."""
     bench.test("base", bench.base, samples=4)
     bench.test("base" + GREEDY, bench.base, samples=1)
-    bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160], samples=1)
+    bench.test("base budgets", bench.base, budgets=[48, 64, 80, 96, 112, 128, 160, 192, 240], samples=1)
     free = ["no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling", "close-scaling?close_bias=4"]
     bench.test("base free", bench.base, free, samples=1)
 

@@ -30,7 +30,7 @@ from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.latent.decoding import Latents
 from efficient_reasoning.latent.passes import IGNORED, Row, collate, completion_loss
 
-LATENT, END = 3, 4
+BOT, LATENT, END = 2, 3, 4
 
 
 def build(tiny: bool, device: str) -> PreTrainedModel:
@@ -57,7 +57,10 @@ def draw_rows(count: int, latents: int, vocabulary: int) -> list[Row]:
     def tokens(number: int) -> list[int]:
         return [rng.randrange(5, vocabulary) for _ in range(number)]
 
-    return [Row(tokens(rng.randint(180, 240)), latents, tokens(rng.randint(8, 12)), given=1) for _ in range(count)]
+    def row() -> Row:
+        return Row([*tokens(rng.randint(180, 240)), BOT], latents, tokens(rng.randint(8, 12)), given=1)
+
+    return [row() for _ in range(count)]
 
 
 # ---- as released ----
@@ -183,7 +186,7 @@ def main() -> None:
     began = time.perf_counter()
     expected = [released_decode(model, prompt, new_tokens) for prompt in few]
     released_seconds = (time.perf_counter() - began) / len(few)
-    engine = GraphEngine(model, frozenset({END}), 0, latents=Latents(LATENT))
+    engine = GraphEngine(model, frozenset({END}), 0, latents=Latents(BOT, LATENT))
     requests = [Request(prompt, new_tokens, Sampling(0)) for prompt in prompts]
     decoded = [one.ids for one in engine.generate(requests)]
     if decoded[: len(few)] != expected:

@@ -18,7 +18,6 @@ EFFICIENT_REASONING_DATA names the folder of the official files, `../shared/data
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import multiprocessing
@@ -26,7 +25,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +83,7 @@ class Task:
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
+_CODI = {"method": "codi", "max_stage": 3, "latents_per_step": 2}
 _NO_STAGES = {"cot": {"method": "cot"}, "no_cot": {"method": "no_cot"}}
 
 
@@ -129,13 +129,15 @@ TASKS = {
     "gsm_symbolic": Task(
         tests={"generated": "gsm_symbolic"},
         methods=_NO_STAGES
+        | {"codi": _CODI, "codi without distillation": _CODI | {"distillation_coef": 0}}
         | {
-            f"coconut_{latents}": {
-                "method": "coconut",
+            f"{method}_{latents}": {
+                "method": method,
                 "steps_per_stage": 150,
                 "max_stage": latents // 2,
                 "latents_per_step": 2,
             }
+            for method in ("coconut", "sim_cot")
             for latents in (8, 16)
         },
         rows=50_000,
@@ -191,17 +193,6 @@ class LatentBench(Bench):
             for source in task.tests.values():
                 if source.startswith("file:") and not Path(source.removeprefix("file:")).is_file():
                     raise SystemExit(f"{source}: no such file; EFFICIENT_REASONING_DATA names the folder of the data.")
-
-    def once(self, path: Path, make: Callable[[], None]) -> Path:
-        """A file that the first arm which needs it makes, while others wait."""
-        locks = self.out / "locks"
-        for folder in (locks, path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        with open(locks / "-".join(path.relative_to(self.out).parts), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.is_file():
-                make()
-        return path
 
     def base_of(self, name: str) -> Path:
         """The folder of the task's base."""

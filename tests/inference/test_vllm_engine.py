@@ -141,5 +141,5 @@ def test_latent_checkpoints_are_not_served(tiny_model, tmp_path):
     folder = tmp_path / "latent"
     folder.mkdir()
     ReasoningMetadata("coconut", "sft", latent_steps=4).save(folder)
-    with pytest.raises(BadInput, match="latent steps, which vLLM cannot"):
+    with pytest.raises(BadInput, match="latent steps, which vLLM cannot; use backend graph"):
         serve.command(str(folder), [])

@@ -4,30 +4,35 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import Request, Sampling
 from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.latent.decoding import Latents
 
-VOCABULARY, LATENT, END = 50, 48, 49
-LATENTS = Latents(LATENT)
+VOCABULARY, BOT, LATENT, END = 50, 47, 48, 49
+LATENTS = Latents(BOT, LATENT)
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "head_dim": 8}
 
 
-@pytest.fixture(params=[Qwen3Config, LlamaConfig])
+# Gemma's first layer attends to a window that is shorter than some prompts.
+WINDOW = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.fixture(params=[(Qwen3Config, {}), (LlamaConfig, {}), (Gemma3TextConfig, WINDOW)])
 def model(request):
+    config, window = request.param
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(request.param(**SMALL, **HEADS), dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_config(config(**SMALL, **HEADS, **window), dtype=torch.float32).eval()
 
 
 def prompt(rng: random.Random, before: int, latents: int, after: int) -> list[int]:
     def draw(count: int) -> list[int]:
-        return [rng.randrange(LATENT) for _ in range(count)]
+        return [rng.randrange(BOT) for _ in range(count)]
 
-    return [*draw(before), *[LATENT] * latents, *draw(after)]
+    return [*draw(before - 1), BOT, *[LATENT] * latents, *draw(after)]
 
 
 @torch.no_grad()
@@ -70,7 +75,19 @@ def test_latents_count_as_decoded(model):
     assert (without.spend.prompt_tokens, without.spend.decoded_tokens) == (9, len(without.ids))
 
 
-@pytest.mark.parametrize("ids", [[1, LATENT, 2, LATENT, 3], [1, 2, LATENT], [LATENT, 1]])
-def test_latents_stand_side_by_side_within_a_prompt(model, ids):
-    with pytest.raises(BadInput, match="side by side, with a token before and a token behind"):
-        engine(model).generate([Request(ids, 3, Sampling(0))])
+def test_a_placeholder_elsewhere_is_a_token_like_any_other(model):
+    """A question may hold its text, and a model may write it; a probe then goes on from there."""
+    question, response = [5, LATENT, 7, BOT], [BOT, LATENT, LATENT, 9, LATENT, 11]
+    inputs = model.get_input_embeddings()(torch.tensor([question]))
+    for _ in range(2):
+        inputs = torch.cat([inputs, model.base_model(inputs_embeds=inputs).last_hidden_state[:, -1:]], 1)
+    inputs = torch.cat([inputs, model.get_input_embeddings()(torch.tensor([[3, *response]]))], 1)
+    expected = int(model(inputs_embeds=inputs).logits[0, -1].argmax())
+    [completion] = engine(model).generate([Request([*question, LATENT, LATENT, 3, *response], 1, Sampling(0))])
+    assert completion.ids == [expected]
+    assert (completion.spend.prompt_tokens, completion.spend.decoded_tokens) == (11, 3)
+
+
+def test_something_stands_behind_latents(model):
+    with pytest.raises(BadInput, match="Latents end a prompt; put a token behind them"):
+        engine(model).generate([Request([1, BOT, LATENT], 3, Sampling(0))])

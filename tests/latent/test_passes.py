@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.passes import IGNORED, Row, collate, completion_loss, read
@@ -130,3 +130,11 @@ def test_bad_batches_are_refused(model):
     model.gradient_checkpointing_enable()
     with pytest.raises(BadInput, match="set gradient_checkpointing to false"):
         read(model, collate([Row([1], 2, [3])], pad_id=0))
+
+
+def test_logits_that_are_scaled_behind_the_head_are_refused():
+    model = AutoModelForCausalLM.from_config(
+        CohereConfig(**SMALL, **HEADS, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    )
+    with pytest.raises(BadInput, match="A cohere scales its logits behind the head; take another model"):
+        completion_loss(model, collate([Row([1], 2, [3])], pad_id=0))

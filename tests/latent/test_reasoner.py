@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import pytest
 import torch
 from transformers import AddedToken, AutoModelForCausalLM
@@ -9,8 +12,18 @@ from transformers import AddedToken, AutoModelForCausalLM
 from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.engine import IN_LOOP
+from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+
+
+class InPasses:
+    """An engine whose forced closes come in two passes, as those of one that recalls do."""
+
+    def __init__(self, engine):
+        self.generate, self.capabilities = engine.generate, engine.capabilities - {IN_LOOP}
+
 
 QUESTIONS = ["Compute 34 + 27.", "Compute 5 - 3.", "Compute 34 + 27."]
 
@@ -65,10 +78,29 @@ def test_a_budget_holds_latents_too(checkpoint, strategy):
         solve(reasoner, QUESTIONS[0], strategy, budget_tokens=3)
 
 
-def test_what_does_not_go_together_is_named(checkpoint, tiny_model):
+def test_a_recalled_response_is_charged_its_latents(checkpoint):
+    reasoner = load_reasoner(checkpoint)
+    recalling = reasoner.recalling()
+    for budget in (60, 40, 20):
+        spends = [
+            solve(each, QUESTIONS[0], budget_tokens=budget, temperature=0.0).spend
+            for each in (recalling, dataclasses.replace(reasoner, engine=InPasses(reasoner.engine)))
+        ]
+        for name in ("prompt_tokens", "decoded_tokens", "forced_tokens", "flops"):
+            assert len({getattr(spend, name) for spend in spends}) == 1, name
+
+
+def test_what_does_not_go_together_is_named(checkpoint, tiny_model, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match="cannot decode qwen3; take another model"):
+        patch.setattr(GraphEngine, "can_decode", lambda config: False)
+        load_reasoner(checkpoint)
     with pytest.raises(BadInput, match="thinks in latents, which backend transformers does not decode; use graph"):
         load_reasoner(checkpoint, "transformers")
     with pytest.raises(BadInput, match="latent_steps is -1; give 0 or more"):
         load_reasoner(checkpoint, latent_steps=-1)
     with pytest.raises(BadInput, match="does not think in latents; leave out latent_steps"):
         load_reasoner(str(tiny_model), latent_steps=2)
+    shutil.copytree(checkpoint, tmp_path / "model")
+    load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "model")
+    with pytest.raises(BadInput, match=r"its tokenizer has no <\|bot\|>, though it thinks in latents; copy it again"):
+        load_reasoner(str(tmp_path / "model"))

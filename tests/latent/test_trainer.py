@@ -10,7 +10,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Curriculum, Example, Markers
 from efficient_reasoning.latent.objectives import LossWeights
 from efficient_reasoning.latent.projection import LatentProjection
-from efficient_reasoning.latent.trainer import LatentTrainer
+from efficient_reasoning.latent.trainer import LatentTrainer, check_lengths
 
 MARKERS = Markers([40], [41], 42, 43, 44)
 END = 45
@@ -66,6 +66,18 @@ def test_every_method_learns(tmp_path, method):
     assert logged(trainer, "latents")[-1] == (2 if method in ("coconut", "sim_cot", "codi") else 0)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_it_computes_in_the_precision_that_is_asked_for(tmp_path, bf16):
+    trainer = build(tmp_path, Curriculum("codi", 1), weights=LossWeights(step=1.0), max_steps=1, bf16=bf16)
+    found = set()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
+    trainer.train()
+    assert found == {torch.bfloat16 if bf16 else torch.float32}
+    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("method", ["sim_cot", "codi"])
 def test_what_is_beside_the_model_learns_with_it(tmp_path, method):
     curriculum = Curriculum(method, 20, max_stage=2)
@@ -108,11 +120,17 @@ def test_a_run_that_goes_on_is_the_run_that_was_not_cut(tmp_path, cut, weights):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
 
 
-def test_student_and_teacher_never_stand_in_one_row(tmp_path):
-    longest = 1 + 3 + 2 + 4  # question, steps or as many latents, answer, markers and delimiters
-    build(tmp_path, Curriculum("codi", 3, max_stage=3), positions=longest).train()
-    with pytest.raises(BadInput, match="up to 13 tokens and latents, and the model has 10 positions"):
-        build(tmp_path, Curriculum("coconut", 3, max_stage=3), positions=longest)
+@pytest.mark.parametrize("method", ["coconut", "codi", "pause", "icot", "cot"])
+@pytest.mark.parametrize(("steps", "latents_per_step"), [((1, 1, 1), 1), ((1, 1, 1), 2), ((4, 1, 5), 2), ((7,), 1)])
+def test_a_model_needs_as_many_positions_as_its_longest_row(method, steps, latents_per_step):
+    curriculum = Curriculum(method, 1, max_stage=3, latents_per_step=latents_per_step)
+    example = Example([1, 2], [[10] * length for length in steps], [20, END])
+    rows = [curriculum.row(example, stage, MARKERS, random.Random(0)) for stage in range(curriculum.last_stage + 1)]
+    rows += [] if method != "codi" else [curriculum.teacher_row(example, MARKERS)]
+    longest = max(len(row.prompt_ids) + row.latents + len(row.completion_ids) for row in rows)
+    check_lengths([example], curriculum, MARKERS, LlamaConfig(max_position_embeddings=longest))
+    with pytest.raises(BadInput, match=f"up to {longest} tokens and latents, and the model has {longest - 1} pos"):
+        check_lengths([example], curriculum, MARKERS, LlamaConfig(max_position_embeddings=longest - 1))
 
 
 def test_what_lies_beside_the_model_is_not_shared_out(tmp_path, monkeypatch):
@@ -123,7 +141,7 @@ def test_what_lies_beside_the_model_is_not_shared_out(tmp_path, monkeypatch):
 
 def test_bad_settings_are_named(tmp_path):
     curriculum = Curriculum("coconut", 3, max_stage=4, latents_per_step=8)
-    with pytest.raises(BadInput, match="up to 42 tokens and latents, and the model has 16 positions"):
+    with pytest.raises(BadInput, match="up to 39 tokens and latents, and the model has 16 positions"):
         build(tmp_path, curriculum, positions=16)
     with pytest.raises(BadInput, match="set gradient_checkpointing to false"):
         build(tmp_path, curriculum, gradient_checkpointing=True)

@@ -137,6 +137,13 @@ def test_a_cut_run_is_resumed_by_the_same_command(argv, tmp_path, recipe, monkey
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+def test_a_run_goes_on_between_generations(argv, tmp_path, monkeypatch):
+    settings = {"steps_per_generation": 2, "max_steps": 4, "reward": "hapo"}
+    run("rl_length", argv("rl_length", output_dir=tmp_path / "whole", **settings))
+    run_twice(monkeypatch, "rl_length", argv("rl_length", **settings))
+    assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
 def test_ppo_trains_a_critic_and_leaves_a_model_without_it(argv, tmp_path, monkeypatch):
     settings = {"algorithm": "ppo", "max_steps": 4, "reward": "lcpo_exact", "value_learning_rate": 0.1}
     settings |= {"data": with_budgets(tmp_path), "reward_parameters": "{alpha: 0.09}"}

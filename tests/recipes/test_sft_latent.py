@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from data_tools import chain_steps
 from efficient_reasoning import load_reasoner, solve
@@ -148,6 +148,7 @@ def test_a_further_stage_finds_the_tokens_in_place(tmp_path, tiny_model, data):
         ),
         ({"latents_per_step": 0}, "latents_per_step is 0; give at least 1"),
         ({"latents_per_step": 400}, "tokens and latents, and the model has 512 positions"),
+        ({"latents_per_step": 400, "dry_run": True}, "tokens and latents, and the model has 512 positions"),
         ({"gradient_checkpointing": True}, "set gradient_checkpointing to false"),
         ({"method": "codi", "max_stage": 0}, "max_stage is 0; give at least 1"),
         ({"method": "codi", "latents_per_step": 0}, "latents_per_step is 0; give at least 1"),
@@ -161,6 +162,18 @@ def test_bad_values_get_one_sentence(tmp_path, tiny_model, data, changes, senten
     with pytest.raises(BadInput, match=sentence) as caught:
         run("sft_latent", argv(tmp_path, tiny_model, data, **{"method": "coconut"} | changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_whose_latents_nobody_could_decode_is_refused_before_training(tmp_path, tiny_model, data):
+    config = Gemma2Config(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config.save_pretrained(tmp_path / "model")
+    with pytest.raises(BadInput, match="no backend decodes latents of a gemma2; take another model"):
+        run("sft_latent", argv(tmp_path, tmp_path / "model", data, "coconut", dry_run=True))
+    run("sft_latent", argv(tmp_path, tmp_path / "model", data, "icot", dry_run=True))
 
 
 @pytest.mark.parametrize(

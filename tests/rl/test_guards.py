@@ -43,6 +43,24 @@ def test_a_reward_for_cutting_off_needs_what_was_cut_off(tmp_path, reward, limit
         settings(reward, tmp_path, {limit: 9}, mask_truncated_completions=True)
 
 
+@pytest.mark.parametrize(
+    ("steps_per_generation", "num_iterations", "gradient_accumulation_steps", "period"),
+    [(1, 1, 1, 1), (4, 1, 1, 4), (4, 1, 4, 1), (4, 3, 2, 6), (3, 1, 2, 3)],
+)
+def test_checkpoints_stand_between_generations(
+    tmp_path, steps_per_generation, num_iterations, gradient_accumulation_steps, period
+):
+    shared = {"steps_per_generation": steps_per_generation, "num_iterations": num_iterations}
+    shared |= {"gradient_accumulation_steps": gradient_accumulation_steps, "num_generations": 2}
+    settings("kimi", tmp_path, save_steps=2 * period, **shared)
+    if period == 1:
+        settings("kimi", tmp_path, save_steps=0.3, **shared)
+    for refused in () if period == 1 else (0.3, period + 1):
+        with pytest.raises(BadInput, match=f"save_steps is {refused}, .* make it a multiple of {period}"):
+            settings("kimi", tmp_path, save_steps=refused, **shared)
+        settings("kimi", tmp_path, save_steps=refused, save_strategy="no", **shared)
+
+
 @pytest.mark.parametrize("algorithm", ["dler", "adaptthink", "mrt"])
 def test_so_does_an_algorithm(tmp_path, algorithm):
     settings("accuracy", tmp_path, mask_truncated_completions=True)

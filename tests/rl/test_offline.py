@@ -51,6 +51,17 @@ def test_the_loss_is_that_of_a_clipped_geometric_mean(tiny_model, tmp_path):
     assert trainer.compute_loss(model, batch).item() == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_it_computes_in_the_precision_that_is_asked_for(tiny_model, tmp_path, bf16):
+    trainer = build(tiny_model, tmp_path, bf16=bf16)
+    found = set()
+    for module in trainer.model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not trainer.model.get_output_embeddings():
+            module.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
+    trainer.train()
+    assert found == {torch.bfloat16 if bf16 else torch.float32}
+
+
 def test_the_reference_is_the_model_before_the_first_step(tiny_model, tmp_path):
     trainer = build(tiny_model, tmp_path, learning_rate=1e-2, max_steps=3, logging_steps=1)
     before = torch.tensor(trainer.take_reference())

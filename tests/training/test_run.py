@@ -323,6 +323,15 @@ def test_settings_that_train_nothing_are_refused(tmp_path, changes, sentence):
         start(Arguments(), config)
 
 
+@pytest.mark.parametrize("kind", ["latent_steps", "pause_steps"])
+def test_latents_are_not_dropped_without_a_word(tiny_model, tmp_path, kind):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    ReasoningMetadata(method="coconut", stage="sft", **{kind: 2}).save(model)
+    assert load_base(str(model), trains_latents=True).path == str(model)
+    with pytest.raises(BadInput, match="thinks in latents or pauses, which only sft_latent trains"):
+        load_base(str(model))
+
+
 def test_the_first_base_model_and_its_licence_outlive_the_stages(tiny_model, tmp_path):
     first, rows = tmp_path / "first", [{"prompt": "Compute 1 + 2.\n", "completion": "3"}]
     shutil.copytree(tiny_model, first)
