@@ -45,7 +45,7 @@ class RLScale(Scale):
     rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
-    lcpo_steps: int = 400
+    lcpo_steps: int = 300
     num_generations: int = 8
     budgets: tuple[int, ...] = (48, 64, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
