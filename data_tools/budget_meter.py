@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from efficient_reasoning.compression import CompressionArguments, by_problem, compress, training_row
 from efficient_reasoning.compression.budgets import BudgetArguments, sentence_of
@@ -44,7 +44,7 @@ def budget_meter(
     *,
     thinking: ThinkingFormat,
     rejected: Counter[str] | None = None,
-    form: str = "exact",
+    form: Literal["exact", "max"] = "exact",
     min_budget_tokens: int = 100,
     max_budget_tokens: int = 4000,
     seed: int = 0,

@@ -21,13 +21,13 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl.models.utils import _ForwardRedirection
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Curriculum, Example, Markers
 from efficient_reasoning.latent.objectives import LossWeights, Shown, StepDecoder, losses
 from efficient_reasoning.latent.passes import Batch, collate
 from efficient_reasoning.latent.projection import LatentProjection
+from efficient_reasoning.redirect import through_forward
 
 
 class LatentTrainer(Trainer):
@@ -82,7 +82,6 @@ class LatentTrainer(Trainer):
         )
         self.curriculum, self.markers, self.pad_id, self.weights = curriculum, markers, pad_id, weights
         self.model_accepts_loss_kwargs = False  # the loss is the mean of a batch
-        self._redirect = _ForwardRedirection()
         self._seen: dict[str, float] = {}
         self._last = (-1, 0)  # a step, and the number of its last batch
         self.add_callback(_NewOptimizer(self))
@@ -101,12 +100,8 @@ class LatentTrainer(Trainer):
             torch.tensor([len(example.answer_ids) for example in inputs["examples"]], device=args.device),
             self.curriculum.latents_per_step,
         )
-        plain = self.accelerator.unwrap_model(model)
         own = [self._own_modules.get(name) for name in ("latent_projection", "step_decoder")]
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see; the model's own,
-        # which it takes the place of, is what accelerate casts to bf16 in.
-        with self.accelerator.autocast():
-            loss, parts = self._redirect(model, plain, losses, plain, shown, self.weights, *own)
+        loss, parts = through_forward(self.accelerator, model, losses, shown, self.weights, *own)
         self._seen = {"stage": stage, "latents": most} | parts
         return (loss, {}) if return_outputs else loss
 

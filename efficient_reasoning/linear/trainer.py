@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
-from trl.models.utils import _ForwardRedirection
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.linear.losses import finetuning_loss, transfer_loss
 from efficient_reasoning.linear.modeling_linearized import LinearizedAttention, LinearizedForCausalLM
+from efficient_reasoning.redirect import through_forward
 
 
-class _LinearizedTrainer(SFTTrainer):
+class _LinearizedTrainer(SFTTrainer, ABC):
     """What both stages share: one forward pass of the wrapped model that returns the loss, the mean of a batch."""
 
     def __init__(self, model: LinearizedForCausalLM, **rest: Any):
@@ -26,19 +27,15 @@ class _LinearizedTrainer(SFTTrainer):
             raise BadInput("Feature maps and gates are not trained under ZeRO-3; use ZeRO-2.")
         super().__init__(model, **rest)
         self.model_accepts_loss_kwargs = False  # the loss is the mean of a batch
-        self._redirect = _ForwardRedirection()
 
+    @abstractmethod
     def losses(
         self, model: PreTrainedModel | PeftModel, inputs: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The loss of a batch, and its parts by the names they are logged under."""
-        raise NotImplementedError
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        plain = self.accelerator.unwrap_model(model)
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see.
-        with self.accelerator.autocast():
-            loss, parts = self._redirect(model, plain, self.losses, plain, inputs)
+        loss, parts = through_forward(self.accelerator, model, self.losses, inputs)
         mode = "train" if self.model.training else "eval"
         for name, value in parts.items():
             self._metrics[mode][name].append(self.accelerator.gather(value).mean().item())

@@ -21,9 +21,9 @@ from datasets import Dataset
 from tqdm import tqdm
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
-from trl.models.utils import _ForwardRedirection
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.redirect import through_forward
 from efficient_reasoning.rl.guards import FiniteGradients
 from efficient_reasoning.rl.logprobs import mean_logprobs, token_logprobs
 
@@ -79,7 +79,6 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
             | {"advantage": torch.tensor([row["advantage"] for row in rows])}
             | {"row": torch.tensor([row["row"] for row in rows])}
         )
-        self._redirect = _ForwardRedirection()
         self.add_callback(_TakeReference(self))
         self.reference = torch.zeros(len(rows))  # mean log-probability of a token of each row
 
@@ -115,11 +114,7 @@ class OfflineTrainer(FiniteGradients, SFTTrainer):
 
     def _mean_logprobs(self, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
         """Of a batch: (B,)."""
-        plain = self.accelerator.unwrap_model(model)
-        # Through the wrapper's own forward, which DistributedDataParallel and DeepSpeed have to see; the model's own,
-        # which it takes the place of, is what accelerate casts to bf16 in.
-        with self.accelerator.autocast():
-            return self._redirect(model, plain, _means, plain, inputs)
+        return through_forward(self.accelerator, model, _means, inputs)
 
     @torch.no_grad()
     def take_reference(self) -> list[float]:

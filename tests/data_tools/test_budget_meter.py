@@ -69,5 +69,5 @@ def test_wrong_traces_give_no_row_and_bad_ranges_are_refused(thinking, tmp_path)
     argv = ["--config", config, "--traces", str(tmp_path / "traces.jsonl"), "--out", str(out)]
     main(argv)
     assert [row["method"] for row in read_jsonl(out)] == ["budget_meter exact"] * 4
-    with pytest.raises(BadInput, match="min_budget_tokens is 500 and max_budget_tokens 192"):
+    with pytest.raises(BadInput, match="min_budget_tokens is 500 and max_budget_tokens 128"):
         main([*argv, "--min_budget_tokens", "500"])
