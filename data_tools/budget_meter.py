@@ -1,4 +1,4 @@
-"""Turn traces into SFT rows that keep count of a budget: each line begins with the tokens that are left, `[57]`.
+"""Turn traces into SFT rows that keep count of a budget: lines begin with the tokens that are left, `[57]`.
 
 A small model that has never met a budget makes nothing of its number, and RL finds nothing to reinforce. Trained on
 these rows it knows where it stands. What it does about it is left to RL: budgets are drawn by lot, whatever the length
@@ -35,6 +35,7 @@ class BudgetMeterArguments(BudgetArguments, CompressionArguments):
     """What is told, and whose traces these are."""
 
     model: str = field(metadata={"help": "Whose traces these are: its tokenizer counts, its delimiters are written."})
+    every_tokens: int = field(default=0, metadata={"help": "Least number of tokens from mark to mark; 0: every line."})
     seed: int = field(default=0, metadata={"help": "Of the budgets."})
 
 
@@ -47,6 +48,7 @@ def budget_meter(
     form: Literal["exact", "max"] = "exact",
     min_budget_tokens: int = 100,
     max_budget_tokens: int = 4000,
+    every_tokens: int = 0,
     seed: int = 0,
 ) -> Iterator[dict]:
     """One training row of every correct trace.
@@ -58,6 +60,7 @@ def budget_meter(
         rejected: counts problems that give no row.
         form: "exact" or "max": which sentence tells the budget.
         min_budget_tokens, max_budget_tokens: of the even draw, bounds included.
+        every_tokens: least number of tokens from mark to mark, and to the first one; 0 marks every line.
         seed: of the draws.
 
     Yields:
@@ -73,21 +76,25 @@ def budget_meter(
         for number, trace in enumerate(usable_traces(traces, thinking, rejected)):
             budget = random.Random(f"{seed}/{trace['id']}/{number}").randint(min_budget_tokens, max_budget_tokens)
             left = budget - len(thinking.open(trace["prompt_ids"]))
-            chain = metered(trace["thinking"], left, thinking.tokenizer)
+            chain = metered(trace["thinking"], left, thinking.tokenizer, every_tokens)
             row = training_row(trace, thinking, chain, method=f"budget_meter {form}")
             yield row | {"prompt": add_control(row["prompt"], f" {sentence_of(form, budget)}")}
 
 
-def metered(chain: str, left_tokens: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A chain each of whose lines begins with the tokens that are left, marks counted as well; 0 when none is.
+def metered(chain: str, left_tokens: int, tokenizer: PreTrainedTokenizerBase, every_tokens: int = 0) -> str:
+    """A chain whose lines begin with the tokens that are left, marks counted as well; 0 when none is.
 
-    Empty lines have no mark. Tokens are counted line by line, with the breaks behind them.
+    Empty lines have no mark, nor have those with fewer than `every_tokens` since the last one: marks spend the budget
+    too. Tokens are counted line by line, with the breaks behind them.
     """
-    written = ""
+    written, since_tokens = "", 0
     for line in re.findall(r"[^\n]+\n*|\n+", chain):
-        piece = f"[{max(0, left_tokens)}]{line}" if line.strip() else line
+        is_marked = bool(line.strip()) and since_tokens >= every_tokens
+        piece = f"[{max(0, left_tokens)}]{line}" if is_marked else line
+        tokens = len(tokenizer(piece, add_special_tokens=False)["input_ids"])
         written += piece
-        left_tokens -= len(tokenizer(piece, add_special_tokens=False)["input_ids"])
+        left_tokens -= tokens
+        since_tokens = tokens if is_marked else since_tokens + tokens
     return written
 
 

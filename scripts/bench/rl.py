@@ -47,7 +47,7 @@ class RLScale(Scale):
     steps_per_generation: int = 4
     lcpo_steps: int = 300
     num_generations: int = 8
-    budgets: tuple[int, ...] = (48, 64, 96, 128, 160, 192, 240)
+    budgets: tuple[int, ...] = (60, 80, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
     easy: int = 5
 
@@ -194,28 +194,29 @@ def shortest(bench: RLBench) -> None:
     bench.test("shortest_correct", bench.train("shortest_correct", rows))
 
 
-def lcpo(form: str, alpha: float) -> Arm:
+def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
     """Alpha is a token's weight against a correct answer; the paper's 0.0003 is for budgets of up to 4,000 tokens."""
 
     def arm(bench: RLBench) -> None:
-        scale, label = bench.scale, f"lcpo_{form} {alpha}"
+        scale, label = bench.scale, f"lcpo_{form} {alpha} every {every_tokens}"
         low, high = scale.budgets[1], scale.budgets[-2]
-        told = {"model": bench.base, "form": form, "min_budget_tokens": low, "max_budget_tokens": high}
-        name = f"lcpo_{form}-sft"
+        told = {"form": form, "min_budget_tokens": low, "max_budget_tokens": high}
+        name = f"lcpo_{form}-sft every {every_tokens}"
 
         def count_down() -> None:
             spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
             traces = bench.sample(f"{name}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
+            meter = told | {"model": bench.base, "every_tokens": every_tokens}
             self_control(
-                bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **told), times=4), form
+                bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **meter), times=4), form
             )
 
         model = bench.once(bench.out / "models" / f"{name}-0" / "reasoning.json", count_down).parent
         rows = bench.out / "rows" / f"{label}.jsonl"
-        drawn = told | {"task": scale.task, "num_problems": scale.problems, "out": rows}
+        drawn = told | {"model": bench.base, "task": scale.task, "num_problems": scale.problems, "out": rows}
         bench.command("data", "length_budgets", *flags(drawn))
         paid = {"reward": f"lcpo_{form}", "learning_rate": 2e-4, "max_steps": scale.lcpo_steps}
-        paid["reward_parameters"] = json.dumps({"alpha": alpha})
+        paid |= {"reward_parameters": json.dumps({"alpha": alpha}), "lr_scheduler_type": "cosine"}
         halves = {"steps_per_generation": 2, "gradient_accumulation_steps": 2}  # of what is generated together
         paid |= halves | {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
         model = bench.train_rl(label, rows, **paid | {"model": model})
@@ -237,7 +238,13 @@ SEEDS = range(3)
 ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
-    **{f"lcpo_{form} {alpha}": lcpo(form, alpha) for form in ("exact", "max") for alpha in (0.01, 0.03)},
+    "base forced": lambda bench: bench.test("base forced", bench.base, budgets=bench.scale.budgets, samples=1),
+    **{
+        f"lcpo_{form} {alpha} every {every}": lcpo(form, alpha, every)
+        for form in ("exact", "max")
+        for alpha in (0.01, 0.03)
+        for every in (0, 24)
+    },
     "accuracy": online("accuracy", "accuracy"),
     **{
         f"kimi {weight}#{seed}": online(f"kimi {weight}", "kimi", seed, {"weight": weight})

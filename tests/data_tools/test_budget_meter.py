@@ -42,6 +42,17 @@ def test_a_mark_says_how_many_tokens_are_left(thinking):
     assert re.sub(r"\[\d+\]", "", text) == CHAIN
 
 
+def test_marks_keep_their_distance(thinking):
+    text = metered(CHAIN, 90, thinking.tokenizer, every_tokens=24)
+    ends = [mark.start() for mark in re.finditer(r"\[\d+\]", text)] + [len(text)]
+    tokens = [len(thinking.tokenizer(text[:end], add_special_tokens=False)["input_ids"]) for end in ends]
+    marks = [int(left) for left in re.findall(r"\[(\d+)\]", text)]
+    assert marks == [90 - count for count in tokens[:-1]] and len(marks) > 0
+    assert all(before - after >= 24 for before, after in zip([90, *marks], marks, strict=False))
+    assert len(marks) < len(re.findall(r"\[\d+\]", metered(CHAIN, 90, thinking.tokenizer)))
+    assert re.sub(r"\[\d+\]", "", text) == CHAIN
+
+
 def test_the_budget_is_told_by_lot_and_the_delimiter_counts(thinking):
     rows = list(budget_meter(traces(thinking, 300), thinking=thinking, min_budget_tokens=20, max_budget_tokens=99))
     told = [
