@@ -4,7 +4,8 @@
 
 1. Facts are edges from names or nouns to nouns, in random order. One kind can be reached from the name that is asked
    about, the other cannot; which of them is named first is a matter of luck. The chain is a shortest way, a fact a
-   step, the same in every style, as nothing in it can be left out; `metadata.steps` lists it.
+   step; `metadata.steps` lists it. A verbose one looks for it first, in rings round the name, and writes down every
+   fact that it meets until a candidate comes up.
 2. Whatever ignores who is asked about must be worth nothing. In ProsQA itself, the candidate with fewer edges into it
    is right in 66 % of the problems, and the one farther from the nearest name in 92 %. So a graph here serves two
    questions: two names have a way of their own each, to a candidate that the other name does not reach. They are drawn
@@ -22,7 +23,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -35,6 +37,8 @@ _STEMS = (
 )
 NAMES = _NAMES.split()
 NOUNS = [f"{stem}pus" for stem in _STEMS.split()]
+_FACT = re.compile(r"(?:Every )?(\w+) is a (\w+)\.")
+_ASKED = re.compile(r"Is (\w+) a (\w+) or (\w+)\?$")
 _OTHER_NAMES = {0: 326, 1: 169, 2: 44, 3: 11}  # beside the two with a way of their own, and how often
 
 
@@ -76,8 +80,11 @@ class GraphPaths:
         return " ".join(sorted(problem["question"].split(". ")[:-1]))
 
     def chain(self, problem: dict, style: Style, rng: random.Random) -> str:
-        """The shortest way, a fact a line, ending in a line break; the same in every style."""
-        return "".join(f"{step}\n" for step in problem["metadata"]["steps"])
+        """The shortest way, a fact a line, ending in a line break; verbose: behind the search for it."""
+        lines = problem["metadata"]["steps"]
+        if style == "verbose":
+            lines = ["Let me look around.", *_search(problem["question"]), "So:", *lines]
+        return "".join(f"{line}\n" for line in lines)
 
     def _graph(self, rng: random.Random) -> tuple[list[list[str]], list[str]]:
         """The two ways, each from a name to its candidate, and the facts."""
@@ -129,6 +136,26 @@ FAMILIES = {
         GraphPaths("graph_paths_cyclic", edges_per_node=(1.6, 1.9), cyclic=True),
     )
 }
+
+
+def read(question: str) -> tuple[list[tuple[str, str]], str, list[str]]:
+    """The edges in the order of their facts, the name that is asked about, the candidates; ProsQA's as well."""
+    name, *candidates = _ASKED.search(question).groups()
+    return _FACT.findall(question), name, candidates
+
+
+def _search(question: str) -> Iterator[str]:
+    """Breadth first."""
+    edges, name, candidates = read(question)
+    nodes, met = [name], {name}
+    for node in nodes:  # grows
+        for target in [target for source, target in edges if source == node]:
+            yield _fact(node, target)
+            if target in candidates:
+                return
+            if target not in met:
+                met.add(target)
+                nodes.append(target)
 
 
 def _choice(rng: random.Random, weights: Mapping[int, int]) -> int:

@@ -9,7 +9,6 @@ who is asked about but the last two.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from efficient_reasoning.problems.graph_paths import read
+
 NUM_PROBLEMS = 2_000
-_EDGE = re.compile(r"(?:Every )?(\w+) is a (\w+)\.")
-_ASKED = re.compile(r"Is (\w+) a (\w+) or (\w+)\?$")
 
 
 def distances(edges: Sequence[tuple[str, str]], start: str) -> dict[str, int]:
@@ -29,12 +28,6 @@ def distances(edges: Sequence[tuple[str, str]], start: str) -> dict[str, int]:
         border = {target for source, target in edges if source in border} - found.keys()
         found |= dict.fromkeys(border, max(found.values()) + 1)
     return found
-
-
-def read(question: str) -> tuple[list[tuple[str, str]], str, list[str]]:
-    """The edges in the order of their facts, the name that is asked about, the candidates."""
-    name, *candidates = _ASKED.search(question).groups()
-    return _EDGE.findall(question), name, candidates
 
 
 def ratings(question: str) -> dict[str, list[float]]:

@@ -121,7 +121,7 @@ TASKS = {
         steps=3500,
         batch_size=128,
         learning_rate=5e-4,
-        max_new_tokens=96,
+        max_new_tokens=384,
         seeds={"coconut": SEEDS, "pause": SEEDS},
     ),
     "multiplication_4": multiplication(4, steps_per_stage=500, stages=10, last_stage=7),

@@ -35,7 +35,7 @@ class RLScale(Scale):
         rl_steps: of an online training.
         rl_batch_size: responses a step.
         steps_per_generation: with responses that were generated together.
-        lcpo_steps: of LCPO, each of as many responses as are generated together.
+        lcpo_steps: of LCPO, each of half of the responses that are generated together.
         num_generations: responses to a prompt.
         budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
         limit_tokens: of DLER and ThinkPrune.
@@ -45,7 +45,7 @@ class RLScale(Scale):
     rl_steps: int = 240
     rl_batch_size: int = 128
     steps_per_generation: int = 4
-    lcpo_steps: int = 300
+    lcpo_steps: int = 600
     num_generations: int = 8
     budgets: tuple[int, ...] = (60, 80, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
@@ -201,12 +201,14 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
         scale, label = bench.scale, f"lcpo_{form} {alpha} every {every_tokens}"
         low, high = scale.budgets[1], scale.budgets[-2]
         told = {"form": form, "min_budget_tokens": low, "max_budget_tokens": high}
+        # Beyond the range of RL as well: no number that is asked for, or counted down to, is a new one.
+        met = {"min_budget_tokens": scale.budgets[0] // 2, "max_budget_tokens": scale.budgets[-1] * 5 // 4}
         name = f"lcpo_{form}-sft every {every_tokens}"
 
         def count_down() -> None:
             spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
             traces = bench.sample(f"{name}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
-            meter = told | {"model": bench.base, "every_tokens": every_tokens}
+            meter = told | met | {"model": bench.base, "every_tokens": every_tokens}
             self_control(
                 bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **meter), times=4), form
             )
@@ -215,10 +217,10 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
         rows = bench.out / "rows" / f"{label}.jsonl"
         drawn = told | {"model": bench.base, "task": scale.task, "num_problems": scale.problems, "out": rows}
         bench.command("data", "length_budgets", *flags(drawn))
-        paid = {"reward": f"lcpo_{form}", "learning_rate": 2e-4, "max_steps": scale.lcpo_steps}
+        paid = {"reward": f"lcpo_{form}", "learning_rate": 1.5e-4, "max_steps": scale.lcpo_steps}
         paid |= {"reward_parameters": json.dumps({"alpha": alpha}), "lr_scheduler_type": "cosine"}
-        halves = {"steps_per_generation": 2, "gradient_accumulation_steps": 2}  # of what is generated together
-        paid |= halves | {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
+        paid |= {"steps_per_generation": 2}
+        paid |= {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
         model = bench.train_rl(label, rows, **paid | {"model": model})
         self_control(bench, label, model, form)
         bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from statistics import mean
@@ -12,8 +13,8 @@ import pytest
 
 from efficient_reasoning.answers import verify
 from efficient_reasoning.problems import load_problems, split_of
-from efficient_reasoning.problems.graph_paths import FAMILIES, NAMES, NOUNS
-from scripts.bench.graph_shortcuts import distances, read, scores
+from efficient_reasoning.problems.graph_paths import FAMILIES, NAMES, NOUNS, read
+from scripts.bench.graph_shortcuts import distances, scores
 
 DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", Path(__file__).parents[2] / "../shared/data"))
 OFFICIAL = DATA / "prosqa"
@@ -67,6 +68,23 @@ def test_problems_are_right_by_their_facts(drawn):
         assert not {target for _, target in edges} & {*NAMES} and not {source for source, _ in edges} & {*candidates}
         chain = FAMILIES[name].chain(problem, "equations", random.Random(0))
         assert chain.splitlines() == problem["metadata"]["steps"]
+
+
+def test_a_verbose_chain_searches_in_rings_until_a_candidate_comes_up(drawn):
+    name, problems = drawn
+    for problem in problems[:300]:
+        edges, asked, candidates = read(problem["question"])
+        chain = FAMILIES[name].chain(problem, "verbose", random.Random(0)).splitlines()
+        opening, *search = chain[: chain.index("So:")]
+        assert opening == "Let me look around." and chain[chain.index("So:") + 1 :] == problem["metadata"]["steps"]
+        hops = distances(edges, asked)
+        [*met] = map(re.compile(r"(?:Every )?(\w+) is a (\w+)\.").fullmatch, search)
+        met = [match.groups() for match in met]
+        assert len(set(met)) == len(met) and set(met) <= set(edges)
+        rings = [hops[source] for source, _ in met]
+        assert rings == sorted(rings) and [target in candidates for _, target in met].index(True) == len(met) - 1
+        # Whatever is nearer than the last ring was looked at.
+        assert {edge for edge in edges if hops.get(edge[0], 99) < rings[-1]} <= set(met)
 
 
 def test_shortcuts_are_worth_nothing(drawn):
