@@ -21,8 +21,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-# Threads that spin while they wait starve each other as soon as a second program wants a core.
+# Threads that spin while they wait starve each other as soon as a second program wants a core, and those that do not
+# spin at all take long to wake: some microseconds of it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # The bars of loading and tokenising flash by; those of sampling, training and evaluating stay.

@@ -199,7 +199,7 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
 
     def arm(bench: RLBench) -> None:
         scale, label = bench.scale, f"lcpo_{form} {alpha} every {every_tokens}"
-        low, high = scale.budgets[1], scale.budgets[-2]
+        problems, low, high = 4 * scale.problems, scale.budgets[1], scale.budgets[-2]
         told = {"form": form, "min_budget_tokens": low, "max_budget_tokens": high}
         # Beyond the range of RL as well: no number that is asked for, or counted down to, is a new one.
         met = {"min_budget_tokens": scale.budgets[0] // 2, "max_budget_tokens": scale.budgets[-1] * 5 // 4}
@@ -207,7 +207,7 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
 
         def count_down() -> None:
             spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
-            traces = bench.sample(f"{name}-traces", bench.base, scale.problems, samples_per_problem=4, **spread)
+            traces = bench.sample(f"{name}-traces", bench.base, problems, samples_per_problem=1, **spread)
             meter = told | met | {"model": bench.base, "every_tokens": every_tokens}
             self_control(
                 bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **meter), times=4), form
@@ -215,7 +215,7 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
 
         model = bench.once(bench.out / "models" / f"{name}-0" / "reasoning.json", count_down).parent
         rows = bench.out / "rows" / f"{label}.jsonl"
-        drawn = told | {"model": bench.base, "task": scale.task, "num_problems": scale.problems, "out": rows}
+        drawn = told | {"model": bench.base, "task": scale.task, "num_problems": problems, "out": rows}
         bench.command("data", "length_budgets", *flags(drawn))
         paid = {"reward": f"lcpo_{form}", "learning_rate": 1.5e-4, "max_steps": scale.lcpo_steps}
         paid |= {"reward_parameters": json.dumps({"alpha": alpha}), "lr_scheduler_type": "cosine"}
