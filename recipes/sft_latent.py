@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     base = training.load_base(arguments.model, trains_latents=True)
     rows = training.load_rows(arguments.data, ("prompt", "steps", "answer"))
     model_config = load_config(base.path)
-    if curriculum.has_latents and not GraphEngine.can_decode(model_config):
+    if curriculum.has_latents and not GraphEngine.can_decode(model_config, with_latents=True):
         raise BadInput(
             f"{arguments.model}: no backend decodes latents of a {model_config.model_type}; take another model."
         )

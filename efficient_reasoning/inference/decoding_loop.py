@@ -26,7 +26,7 @@ from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import send
 from efficient_reasoning.inference.rows import Rows, Step
 from efficient_reasoning.inference.sampling import uniforms
-from efficient_reasoning.inference.slots import Layers, PromptCache, SlotCache
+from efficient_reasoning.inference.slots import KeyValues, Layers, PromptCache, SlotCache, width_of
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference.graph_engine import GraphEngine
@@ -248,11 +248,12 @@ class Loop:
         return by_tail.values()
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> _Prompts:
-        """Keys, values and logits of the prompts; on CUDA they stay valid until the next call."""
+        """What stays of the prompts, and their logits; on CUDA they stay valid until the next call."""
         if self.engine.latents is not None and self.engine.latents.columns(prompts[0]):
             layers, states = self.engine.latents.read(self.engine.model, prompts, self.engine.pad_id)
             lengths = send(torch.tensor([len(prompt) for prompt in prompts]), self.device)
             logits = self.engine.model.get_output_embeddings()(states)
+            layers = [KeyValues(*layer) for layer in layers]
             return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, layers, logits, lengths)
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
@@ -274,7 +275,7 @@ class Loop:
         return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read(ids, lengths), lengths)
 
     def _read(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
-        """Run prompts (N, P) of these lengths (N,): keys and values of each layer, and logits (N, V) behind them."""
+        """Run prompts (N, P) of these lengths (N,): what each layer keeps of them, and logits (N, V) behind them."""
         cache = PromptCache(lengths)
         width = ids.shape[1]
         logits = self.engine.model(
@@ -299,7 +300,7 @@ class Loop:
             self.cache = SlotCache(batch.layers, self.rows, self.columns)
             if self.on_gpu:
                 self._capture()
-        self.cache.make_room(batch.layers[0][0].shape[2])
+        self.cache.make_room(width_of(batch.layers))
         index = send(torch.tensor(rows), device)
         sources = send(torch.tensor([batch.number[tuple(request.prompt_ids)] for request in requests]), device)
         self.cache.place(rows, index, batch.layers, sources, batch.lengths[sources])
@@ -377,7 +378,7 @@ class _Prompts:
 
     Attributes:
         number: n of each prompt.
-        layers: keys and values (N, K, P, D) of each layer, padded on the left.
+        layers: what each layer keeps of them.
         logits: (N, V) behind the prompts.
         lengths: (N,) in tokens.
     """
@@ -389,7 +390,7 @@ class _Prompts:
 
     def only(self, prompt: tuple[int, ...]) -> _Prompts:
         n = self.number[prompt]
-        layers = [(keys[n : n + 1].clone(), values[n : n + 1].clone()) for keys, values in self.layers]
+        layers = [layer._make(states[n : n + 1].clone() for states in layer) for layer in self.layers]
         return _Prompts({prompt: 0}, layers, self.logits[n : n + 1].clone(), self.lengths[n : n + 1])
 
 

@@ -30,10 +30,11 @@ from efficient_reasoning.inference.engine import (
     single_samples,
 )
 from efficient_reasoning.inference.joint_projections import join_projections
-from efficient_reasoning.inference.memory import column_bytes, peak_bytes, rows_that_fit
+from efficient_reasoning.inference.memory import cache_bytes, peak_bytes, rows_that_fit
 from efficient_reasoning.inference.model_engine import ModelEngine
 from efficient_reasoning.inference.rows import Step
 from efficient_reasoning.inference.sampling import sampling_groups
+from efficient_reasoning.linear.configuration_linearized import LinearizedConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +46,7 @@ _COLUMNS_APART = 256  # between two moves of the cache
 
 
 class GraphEngine(ModelEngine):
-    """Decodes with a transformers causal language model whose layers attend to all of, or a window over, the past.
+    """Decodes with a causal language model whose layers attend to all or a window of the past, or are linearized.
 
     Args:
         model: in eval mode; its attention implementation is replaced.
@@ -88,8 +89,13 @@ class GraphEngine(ModelEngine):
         self._loops: dict[int | None, Loop] = {}  # by the candidates of their draws
 
     @staticmethod
-    def can_decode(config: PretrainedConfig) -> bool:
-        """Whether all layers keep keys and values, and attend to them without more ado."""
+    def can_decode(config: PretrainedConfig, with_latents: bool = False) -> bool:
+        """Whether all layers keep keys and values, and attend to them without more ado, or are linearized.
+
+        Prompts with latents are read in passes that only the former know.
+        """
+        if config.model_type == LinearizedConfig.model_type:
+            return not with_latents
         text = config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
         softcap = getattr(text, "attn_logit_softcapping", None)
@@ -152,11 +158,12 @@ class GraphEngine(ModelEngine):
             if loop is not None:
                 loop.close()  # before the next one takes its memory
             columns = prompt_tokens + new_tokens + 3 * self.stride + _COLUMNS_APART
-            held = min(rows, rows_that_fit(self.column_bytes, columns, self.model.device))
+            of_column, of_row = self.cache_bytes
+            held = min(rows, rows_that_fit(of_column * columns + of_row, self.model.device))
             loop = Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)
         self._loops[candidates] = loop
         return loop
 
     @cached_property
-    def column_bytes(self) -> int:
-        return column_bytes(self.model)
+    def cache_bytes(self) -> tuple[int, int]:
+        return cache_bytes(self.model)

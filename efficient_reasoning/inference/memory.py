@@ -7,19 +7,39 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from transformers import DynamicCache
+
+from efficient_reasoning.inference.slots import KeyValues, PromptCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 @torch.inference_mode()
-def column_bytes(model: PreTrainedModel) -> int:
-    """Bytes that one token of one row takes in the cache."""
-    cache = DynamicCache()
+def cache_bytes(model: PreTrainedModel) -> tuple[int, int]:
+    """Bytes that a row takes in the cache: those of each of its tokens, and those that every row takes, however long.
+
+    Args:
+        model: whose attention reads slots.
+    """
     token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    cache = PromptCache(torch.ones(1, dtype=torch.long, device=model.device))
+    prepared = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=model.device)  # a mask that is taken as it is
+    model(
+        input_ids=token,
+        attention_mask=prepared,
+        position_ids=token,
+        past_key_values=cache,
+        use_cache=True,
+        slots=cache,
+    )
+    of_column = of_row = 0
+    for layer in cache.layers:
+        taken = sum(states.nbytes for states in layer)
+        if isinstance(layer, KeyValues):
+            of_column += taken
+        else:
+            of_row += taken
+    return of_column, of_row
 
 
 def free_bytes(device: torch.device) -> int:
@@ -40,9 +60,9 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def rows_that_fit(bytes_of_column: int, columns: int, device: torch.device) -> int:
-    """Rows of so many columns that fill half of what is free: the other half is for activations and moves."""
-    return max(1, free_bytes(device) // 2 // (bytes_of_column * columns))
+def rows_that_fit(bytes_of_row: int, device: torch.device) -> int:
+    """Rows that fill half of what is free: the other half is for activations and moves."""
+    return max(1, free_bytes(device) // 2 // bytes_of_row)
 
 
 def send(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:

@@ -289,7 +289,8 @@ def _load_engine(
         return TransformersEngine(model, *ends, **options)
     from efficient_reasoning.inference.graph_engine import GraphEngine
 
-    if not GraphEngine.can_decode(model.config):
-        other = "take another model" if "latents" in options else "use transformers"
+    with_latents = "latents" in options
+    if not GraphEngine.can_decode(model.config, with_latents):
+        other = "take another model" if with_latents else "use transformers"
         raise BadInput(f"{folder}: backend graph cannot decode {model.config.model_type}; {other}.")
     return GraphEngine(model, *ends, **options)

@@ -1,10 +1,11 @@
-"""A key-value cache of fixed rows, whose occupants come and go.
+"""A cache of fixed rows, whose occupants come and go.
 
 1. All rows write the same column each step, so a step has fixed shapes and can be captured. What a row holds ends at
    that column and is as long as its `lengths` entry: a new prompt is copied in front of the column, over whatever its
    row held before.
 2. The column moves to the right. At the end of the buffer, what the rows still need is moved back to its beginning.
 3. Idle rows keep a length of one, so that a softmax over them is defined.
+4. Linearized layers keep a window and a state a row, whatever its length: no column is theirs.
 
 Legend: R rows, K key-value heads, C columns, D head dimension, N prompts, P longest prompt.
 """
@@ -12,10 +13,24 @@ Legend: R rows, K key-value heads, C columns, D head dimension, N prompts, P lon
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]  # keys and values of each layer
+from efficient_reasoning.inference.state_attention import WindowState, attend_prompts, attend_step
+
+if TYPE_CHECKING:
+    from efficient_reasoning.linear.modeling_linearized import LinearizedAttention
+
+
+class KeyValues(NamedTuple):
+    """Of all tokens: (N, K, P, D), padded on the left, of prompts, and (R, K, C, D) in rows."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+Layers = Sequence[KeyValues | WindowState]  # of each layer
 
 
 class PromptCache:
@@ -25,19 +40,28 @@ class PromptCache:
         lengths: (N,) of prompts that are padded on the left.
 
     Attributes:
-        layers: keys and values (N, K, P, D) of each layer.
+        layers: what each layer keeps.
         asked: how many layers have asked for the lengths.
     """
 
     def __init__(self, lengths: torch.Tensor):
         self.lengths = lengths
-        self.layers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.layers: list[KeyValues | WindowState] = []
         self.asked = 0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
         # Values may be a view of a product that is several times as large.
-        self.layers.append((key_states.contiguous(), value_states.contiguous()))
+        self.layers.append(KeyValues(key_states.contiguous(), value_states.contiguous()))
         return self.layers[-1]
+
+    def attend_linear(
+        self, layer: LinearizedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Linearized attention; as `attend_prompts`."""
+        self.asked += 1
+        output, held = attend_prompts(layer, query, key, value, self.lengths)
+        self.layers.append(held)
+        return output
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0
@@ -47,17 +71,19 @@ class SlotCache:
     """What a model's attention writes to and reads from during a step.
 
     Args:
-        like: prefilled keys and values (N, K, P, D) of each layer, for their shapes.
+        like: what each layer keeps of prompts, for its shapes.
         rows: R.
         columns: C, at least as many as a row may come to hold, and more by how often one wants to move them.
     """
 
     def __init__(self, like: Layers, rows: int, columns: int):
-        def room(states: torch.Tensor) -> torch.Tensor:
-            return states.new_zeros(rows, states.shape[1], columns, states.shape[3])
+        def room(layer: KeyValues | WindowState) -> KeyValues | WindowState:
+            if isinstance(layer, KeyValues):
+                layer = KeyValues(*(states[:, :, :1].expand(-1, -1, columns, -1) for states in layer))
+            return layer._make(states.new_zeros(rows, *states.shape[1:]) for states in layer)
 
-        self.layers = [(room(keys), room(values)) for keys, values in like]
-        device = like[0][0].device
+        self.layers = [room(layer) for layer in like]
+        device = like[0].keys.device
         self.columns = columns
         self.lengths = torch.ones(rows, dtype=torch.long, device=device)  # (R,)
         self.column = torch.zeros(1, dtype=torch.long, device=device)  # where the next step writes
@@ -80,6 +106,14 @@ class SlotCache:
         values[:rows, :, self.at] = value_states[:, :, 0]
         return keys[:rows, :, needed], values[:rows, :, needed]
 
+    def attend_linear(
+        self, layer: LinearizedAttention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Linearized attention; as `attend_step`. On a CPU R may be fewer rows."""
+        held = self.layers[layer.layer_idx]
+        rows = slice(len(query))
+        return attend_step(layer, query, key, value, held._make(each[rows] for each in held), self.lengths[rows])
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions and masks are given outright
 
@@ -99,8 +133,9 @@ class SlotCache:
         held = self.at - begin
         end = max(longest, held)
         for layer in self.layers:
-            for states in layer:
-                states[:, :, end - held : end] = states[:, :, begin : self.at].clone()
+            if isinstance(layer, KeyValues):
+                for states in layer:
+                    states[:, :, end - held : end] = states[:, :, begin : self.at].clone()
         self._begins = {row: first + end - self.at for row, first in self._begins.items()}
         self._first += end - self.at
         self.at = end
@@ -114,14 +149,17 @@ class SlotCache:
         Args:
             rows: whose occupants are replaced.
             index: (rows,) the same, on the device.
-            prompts: keys and values (N, K, P, D) of each layer, padded on the left.
+            prompts: what each layer keeps of them.
             sources: (rows,) the prompt of each row.
             lengths: (rows,) of the prompts, in tokens.
         """
-        width = prompts[0][0].shape[2]
+        width = width_of(prompts)
         for layer, prefilled in zip(self.layers, prompts, strict=True):
             for states, prompt in zip(layer, prefilled, strict=True):
-                states[index, :, self.at - width : self.at] = prompt[sources]
+                if isinstance(layer, KeyValues):
+                    states[index, :, self.at - width : self.at] = prompt[sources]
+                else:
+                    states[index] = prompt[sources]
         self.lengths[index] = lengths
         self._begins |= dict.fromkeys(rows, self.at - width)
 
@@ -129,7 +167,10 @@ class SlotCache:
         """Make these rows, all that are occupied, the first ones; `index` is the same on the device."""
         for layer in self.layers:
             for states in layer:
-                states[: len(rows), :, self._first : self.at] = states[index, :, self._first : self.at]
+                if isinstance(layer, KeyValues):
+                    states[: len(rows), :, self._first : self.at] = states[index, :, self._first : self.at]
+                else:
+                    states[: len(rows)] = states[index]
         self.lengths[: len(rows)] = self.lengths[index]
         self._begins = {place: self._begins[row] for place, row in enumerate(rows)}
 
@@ -141,3 +182,8 @@ class SlotCache:
         """No row is needed any longer. An interruption may have come between a step and its `stepped`."""
         self._begins.clear()
         self.column.fill_(self.at)
+
+
+def width_of(prompts: Layers) -> int:
+    """P: columns that prompts take, 0 where no layer has any."""
+    return next((layer.keys.shape[2] for layer in prompts if isinstance(layer, KeyValues)), 0)

@@ -176,11 +176,11 @@ class SoftmaxAttention(nn.Module):
         return *apply_rotary_pos_emb(query, key, *position_embeddings), value
 
     def softmax(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, **kwargs
     ) -> torch.Tensor:
         """Outputs (B, T, H, D) of attention to all keys that the mask of transformers lets through."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        return attend(self, query, key, value, mask, scaling=self.scaling)[0]
+        return attend(self, query, key, value, mask, scaling=self.scaling, **kwargs)[0]
 
     def forward(
         self,
@@ -188,11 +188,12 @@ class SoftmaxAttention(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None = None,
+        slots: object = None,
     ) -> torch.Tensor:
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        return self.o_proj(self.softmax(query, key, value, attention_mask).flatten(2))
+        return self.o_proj(self.softmax(query, key, value, attention_mask, slots=slots).flatten(2))
 
 
 class LinearizedAttention(SoftmaxAttention):
@@ -222,8 +223,11 @@ class LinearizedAttention(SoftmaxAttention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None = None,
+        slots: object = None,
     ) -> torch.Tensor:
         query, key, value = self.project(hidden_states, position_embeddings)
+        if slots is not None:
+            return self.o_proj(slots.attend_linear(self, query, key, value).transpose(1, 2).flatten(2))
         state = None
         if past_key_values is not None:
             layer = self._layer_of(past_key_values)
@@ -270,9 +274,11 @@ class LinearizedDecoderLayer(GradientCheckpointingLayer):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
         past_key_values: Cache | None = None,
+        slots: object = None,
     ) -> torch.Tensor:
         normed = self.input_layernorm(hidden_states)
-        hidden_states = hidden_states + self.self_attn(normed, position_embeddings, attention_mask, past_key_values)
+        attended = self.self_attn(normed, position_embeddings, attention_mask, past_key_values, slots)
+        hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -320,6 +326,7 @@ class LinearizedModel(LinearizedPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        slots: object = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """As of any decoder of transformers.
@@ -328,6 +335,9 @@ class LinearizedModel(LinearizedPreTrainedModel):
             attention_mask: (B, P + T), 0 for padding, which may stand on either side; None without padding.
             position_ids: (B, T); counted from the mask by default, so that padding on the left shifts nothing.
             past_key_values: `DynamicCache(config=model.config)`.
+            slots: of a decoding loop with rows of its own: its `attend_linear(layer, query, key, value)` keeps windows
+                and states and returns the outputs (B, H, T, D), and attention functions get it as it is. It knows
+                the padding; `position_ids` are needed.
 
         Raises:
             ValueError: both or neither of ids and embeddings, a mask of another shape, or a cache of another model.
@@ -341,17 +351,18 @@ class LinearizedModel(LinearizedPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         tokens = hidden_states.shape[1]
-        if attention_mask is not None and getattr(attention_mask, "shape", ()) != (len(hidden_states), past + tokens):
+        shape = (len(hidden_states), past + tokens)
+        if slots is None and attention_mask is not None and getattr(attention_mask, "shape", ()) != shape:
             raise ValueError(
-                f"attention_mask must tell padding from tokens, with shape {(len(hidden_states), past + tokens)}; "
+                f"attention_mask must tell padding from tokens, with shape {shape}; "
                 "correct it, and leave out cache_implementation."
             )
         if position_ids is None:
             position_ids = torch.arange(past, past + tokens, device=hidden_states.device)[None]
             if attention_mask is not None:
                 position_ids = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, past:]
-        masks = {LINEAR: attention_mask.bool() if attention_mask is not None else None}
-        if SOFTMAX in self.config.layer_types:
+        masks = {LINEAR: attention_mask.bool() if attention_mask is not None else None, SOFTMAX: attention_mask}
+        if SOFTMAX in self.config.layer_types and slots is None:
             masks[SOFTMAX] = create_causal_mask(
                 config=self.config,
                 inputs_embeds=hidden_states,
@@ -362,7 +373,7 @@ class LinearizedModel(LinearizedPreTrainedModel):
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
         seen = [hidden_states]
         for layer, kind in zip(self.layers, self.config.layer_types, strict=True):
-            hidden_states = layer(hidden_states, position_embeddings, masks[kind], past_key_values)
+            hidden_states = layer(hidden_states, position_embeddings, masks[kind], past_key_values, slots)
             seen.append(hidden_states)
         hidden_states = self.norm(hidden_states)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -397,11 +408,19 @@ class LinearizedForCausalLM(LinearizedPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        slots: object = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """As of any causal language model of transformers; the rest as for `LinearizedModel`."""
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, output_hidden_states
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_hidden_states,
+            slots,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])

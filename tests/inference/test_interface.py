@@ -153,7 +153,7 @@ def test_an_engine_has_counted_what_it_charged(engine):
 def test_decoded_tokens_are_executed_steps(monkeypatch):
     """Alone in its batch, a request makes the model step as often as it is charged, the first token apart."""
     engine = GraphEngine(qwen3(), frozenset(EOS), PAD)
-    assert engine.column_bytes  # is measured by a step
+    assert engine.cache_bytes  # is measured by a step
     steps, forward = [], engine.model.forward
     monkeypatch.setattr(
         engine.model, "forward", lambda **inputs: steps.append(inputs["input_ids"].shape) or forward(**inputs)

@@ -92,7 +92,7 @@ def test_a_recalled_response_is_charged_its_latents(checkpoint):
 
 def test_what_does_not_go_together_is_named(checkpoint, tiny_model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(BadInput, match="cannot decode qwen3; take another model"):
-        patch.setattr(GraphEngine, "can_decode", lambda config: False)
+        patch.setattr(GraphEngine, "can_decode", lambda *_: False)
         load_reasoner(checkpoint)
     with pytest.raises(BadInput, match="thinks in latents, which backend transformers does not decode; use graph"):
         load_reasoner(checkpoint, "transformers")
