@@ -257,7 +257,8 @@ class Loop:
             return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, layers, logits, lengths)
         count, width = len(prompts), max(map(len, prompts))
         if self.on_gpu:  # few shapes, each captured once
-            count, width = up_to(_PROMPTS_APART, count), up_to(_WIDTHS_APART, width)
+            width = up_to(_WIDTHS_APART, width)
+            count = max(count, min(up_to(_PROMPTS_APART, count), _PREFILL_TOKENS // width))
         padded = np.full((count, width), self.engine.pad_id)  # (N, P)
         lengths = np.ones(count, dtype=np.int64)
         for n, prompt in enumerate(prompts):

@@ -1,0 +1,206 @@
+"""What a window and a state save in decoding: tokens a second, memory a row, and steps behind contexts of any length.
+
+    python scripts/bench/linear_decoding.py --out results.json [--device cuda] [--tiny]
+
+1. One model of the shape of SmolLM2-135M (GQA 9/3, heads of 64; 8,192 tokens, since none is read), random weights in
+   bf16, three times: softmax in all layers, linearized in all, and in three of four. All decode in captured steps of
+   the graph engine, whose softmax reads no more of the cache than a row has.
+2. *Throughput*: prompts of 128 tokens and 4,096 new ones, each at the batch that served best behind half of them.
+3. *Context*: seconds of a step behind prompts of any length.
+4. *Bound*: what a step of the linearized one has to move, weights, windows, and states twice, at the bandwidth that a
+   copy reaches on this device, over the time that the step takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from efficient_reasoning.files import write_json
+from efficient_reasoning.inference.engine import Request, Sampling
+from efficient_reasoning.inference.graph_engine import GraphEngine
+from efficient_reasoning.inference.memory import free_bytes
+from efficient_reasoning.linear.conversion import linearize
+
+NO_END = frozenset({-1})
+HALF = 2  # of the free memory is for the cache
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Shape of the model, tokens of requests, batches and contexts."""
+
+    width: int
+    layers: int
+    heads: tuple[int, int]
+    window: int
+    prompt_tokens: int
+    new_tokens: int
+    batches: Sequence[int]
+    contexts: Sequence[int]
+    context_batch: int
+    probe_tokens: int
+
+
+FULL = Scale(576, 30, (9, 3), 64, 128, 4096, (64, 256, 512, 1024, 2048, 4096), (1024, 4096, 16384, 32000), 256, 128)
+TINY = Scale(64, 4, (2, 1), 16, 16, 32, (4, 8), (32, 64), 4, 8)
+
+
+def build(scale: Scale, device: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    heads, key_value_heads = scale.heads
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=scale.width,
+        intermediate_size=scale.width * 8 // 3,
+        num_hidden_layers=scale.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=scale.width // heads,
+        max_position_embeddings=1 << 16,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config).to(device, torch.bfloat16 if device == "cuda" else torch.float32).eval()
+
+
+def requests(count: int, prompt_tokens: int, new_tokens: int, one_prompt: bool = False) -> list[Request]:
+    rng = random.Random(0)
+
+    def prompt() -> list[int]:
+        return [rng.randrange(5, 8192) for _ in range(prompt_tokens)]
+
+    first = prompt()
+    return [Request(first if one_prompt else prompt(), new_tokens, Sampling(0)) for _ in range(count)]
+
+
+def timed(engine: GraphEngine, wanted: list[Request]) -> float:
+    """Seconds that all requests take, prompts included."""
+    synchronize()
+    began = time.perf_counter()
+    engine.generate(wanted)
+    synchronize()
+    return time.perf_counter() - began
+
+
+def step_seconds(engine: GraphEngine, count: int, context: int, tokens: int) -> float:
+    """Of one step of so many rows behind a context that they share, that of prompts left out."""
+    long, short = (requests(count, context, new, one_prompt=True) for new in (3 * tokens, tokens))
+    engine.generate(long)  # captures
+    return (timed(engine, long) - timed(engine, short)) / (2 * tokens)
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.empty(1 << (30 if device == "cuda" else 24), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(8):
+        synchronize()
+        began = time.perf_counter()
+        target.copy_(source)
+        synchronize()
+        best = max(best, 2 * source.nbytes / (time.perf_counter() - began))
+    return best
+
+
+def measure(name: str, model: PreTrainedModel, scale: Scale, bandwidth: float) -> dict:
+    device = model.device
+    of_column, of_row = GraphEngine(model, NO_END, 0).cache_bytes
+    bytes_at = {tokens: of_row + of_column * tokens for tokens in (4096, 4224, 16384)}
+    result = {"row_bytes": bytes_at, "rows_at_4224": free_bytes(device) // HALF // bytes_at[4224], "steps": {}}
+    middle = scale.prompt_tokens + scale.new_tokens // 2
+    weights = sum(weight.nbytes for weight in model.parameters())
+    moved_of_row = 0
+    if not of_column:  # windows are read, states read and written
+        attention = model.model.layers[0].self_attn
+        window = 2 * scale.window * attention.head_dim * next(model.parameters()).element_size()
+        moved_of_row = 2 * of_row - window * scale.heads[1] * scale.layers
+    for batch in scale.batches:
+        if batch > result["rows_at_4224"]:
+            break
+        engine = GraphEngine(model, NO_END, 0, rows=batch)
+        seconds = step_seconds(engine, batch, middle, scale.probe_tokens)
+        bound = (weights + batch * moved_of_row) / bandwidth if moved_of_row else None
+        result["steps"][batch] = {"seconds": seconds, "tokens_per_second": batch / seconds, "bound_seconds": bound}
+        say(name, f"batch {batch}: {1000 * seconds:.2f} ms a step, {batch / seconds:,.0f} tokens/s")
+        del engine
+        tidy()
+    best = max(result["steps"], key=lambda batch: result["steps"][batch]["tokens_per_second"])
+    engine = GraphEngine(model, NO_END, 0, rows=best)
+    wanted = requests(best, scale.prompt_tokens, scale.new_tokens)
+    engine._loop_for(wanted, 1)  # as large as they need it; what is captured for few tokens serves them, too
+    engine.generate(requests(best, scale.prompt_tokens, 4))
+    seconds = timed(engine, wanted)
+    result |= {"best_batch": best, "tokens_per_second": best * scale.new_tokens / seconds, "seconds": seconds}
+    say(name, f"{scale.prompt_tokens} + {scale.new_tokens}, batch {best}: {result['tokens_per_second']:,.0f} tokens/s")
+    del engine
+    tidy()
+    result["contexts"] = {}
+    for context in scale.contexts:
+        rows = min(scale.context_batch, free_bytes(device) // HALF // (of_row + of_column * 2 * context))
+        engine = GraphEngine(model, NO_END, 0, rows=rows)
+        seconds = step_seconds(engine, rows, context, scale.probe_tokens)
+        result["contexts"][context] = {"batch": rows, "seconds": seconds}
+        say(name, f"behind {context} tokens, batch {rows}: {1000 * seconds:.2f} ms a step")
+        del engine
+        tidy()
+    return result
+
+
+def tidy() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def say(name: str, text: str) -> None:
+    print(f"{name}: {text}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tiny", action="store_true", help="a small model and few tokens")
+    arguments = parser.parse_args()
+    scale = TINY if arguments.tiny else FULL
+    bandwidth = copy_bandwidth(arguments.device)
+    results: dict = {"bandwidth": bandwidth, "torch": torch.__version__}
+    for name in ("softmax", "linearized", "linearized 3:1"):
+        model = build(scale, arguments.device)
+        if name != "softmax":
+            kept = range(3, scale.layers, 4) if "3:1" in name else ()
+            model = linearize(model, scale.window, kept).to(arguments.device, model.dtype)
+        results[name] = measure(name, model, scale, bandwidth)
+        write_json(arguments.out, results)
+        del model
+        tidy()
+    softmax = results["softmax"]
+    for name in ("linearized", "linearized 3:1"):
+        one = results[name]
+        say(
+            name, f"{one['tokens_per_second'] / softmax['tokens_per_second']:.2f} times the tokens a second of softmax"
+        )
+        for tokens in (4096, 16384):
+            say(name, f"{softmax['row_bytes'][tokens] / one['row_bytes'][tokens]:.1f} times smaller at {tokens}")
+        say(name, f"{one['rows_at_4224'] / softmax['rows_at_4224']:.1f} times the rows at 4,224 tokens")
+
+
+if __name__ == "__main__":
+    main()
