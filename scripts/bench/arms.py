@@ -370,6 +370,8 @@ def table(out: Path, easy: int) -> str:
         with np.load(path) as arrays:
             for point, values in arrays.items():
                 points.setdefault((_SEED.sub("", path.stem), point), []).append(values)
+    if ("base", "budget-forcing@None") not in points:
+        return "The arm `hull` measures what the others are compared with; run it for a table."
     [sampled] = points["base", "budget-forcing@None"]
     free = [seeds[0] for (arm, _), seeds in points.items() if arm.split()[0] == "base"]
     front = upper_hull([(values[..., 1].mean(), values[..., 0].mean()) for values in free])
