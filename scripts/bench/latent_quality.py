@@ -113,13 +113,13 @@ TASKS = {
         },
         methods=_NO_STAGES
         | {
-            "coconut": {"method": "coconut", "steps_per_stage": 350, "max_stage": 6},
-            "pause": {"method": "pause", "steps_per_stage": 350, "max_stage": 6},
-            "icot": {"method": "icot", "steps_per_stage": 350, "max_stage": 6, "removed_tokens": 7},  # a step
+            "coconut": {"method": "coconut", "steps_per_stage": 200, "max_stage": 6},
+            "pause": {"method": "pause", "steps_per_stage": 200, "max_stage": 6},
+            "icot": {"method": "icot", "steps_per_stage": 200, "max_stage": 6, "removed_tokens": 7},  # a step
         },
         rows=100_000,
-        steps=3500,
-        batch_size=128,
+        steps=1800,
+        batch_size=256,
         learning_rate=5e-4,
         max_new_tokens=384,
         seeds={"coconut": SEEDS, "pause": SEEDS},
