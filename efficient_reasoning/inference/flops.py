@@ -1,13 +1,14 @@
 """Floating-point operations of decoding: two for each weight a token meets, and attention by what it looks at.
 
-Matrix products and attention are all that counts; norms, rotations and softmaxes are left out, as is usual. A test
-holds the numbers against torch's `FlopCounterMode`.
+Matrix products, attention and states are all that counts; norms, rotations and softmaxes are left out, as is usual.
+Tests hold the numbers against torch's `FlopCounterMode`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from efficient_reasoning.linear.configuration_linearized import LINEAR, LinearizedConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,22 @@ class DecodingFlops:
         body: of one token in all layers, attention's scores and sums left out.
         head: of the logits behind one token.
         attention: of one token looking at one, in all layers that look at all of them.
+        window_attention: the same in all layers that look at the last `window_tokens`.
+        window_tokens: 0 where no layer does.
     """
 
     body: float
     head: float
     attention: float
+    window_attention: float = 0.0
+    window_tokens: int = 0
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> DecodingFlops:
         """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to.
 
-        A linearized layer costs every token the same: its window counts as full from the first token on.
+        Layers that keep a state cost every token the same; the window of a linearized one counts as full from the
+        first token on.
         """
         config = model.config.get_text_config()
         head = model.get_output_embeddings()
@@ -46,27 +52,37 @@ class DecodingFlops:
         if experts:
             stacked = sum(weight.numel() for weight in model.parameters() if weight.ndim == 3)
             body += 2 * stacked * config.num_experts_per_tok / experts
-        heads = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kinds = _kinds_of(config)
+        heads = getattr(config, "num_attention_heads", 0)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // max(1, heads)
         # Multi-head latent attention compares in more dimensions than it sums in.
         key_dim, value_dim = (getattr(config, name, None) or head_dim for name in ("qk_head_dim", "v_head_dim"))
-        linear = config.layer_types.count(LINEAR) if config.model_type == LinearizedConfig.model_type else 0
-        if linear:
+        attention = 2 * heads * (key_dim + value_dim)
+        body += sum(kinds[kind] for kind in ("linear_attention", "hybrid")) * _of_state(config)
+        if config.model_type == LinearizedConfig.model_type:
             # Queries and keys through their feature maps, a window, a key into the state, and queries through it.
             keys, features = config.num_key_value_heads, 2 * head_dim
             window = 2 * heads * config.sliding_window * head_dim
             state = features * (keys * head_dim + heads * (head_dim + 1))
-            body += 2 * linear * ((heads + keys) * head_dim**2 + window + state)
-        attention = 2 * heads * (key_dim + value_dim)
-        whole = cls(body, 2.0 * head.weight.numel(), (config.num_hidden_layers - linear) * attention)
+            body += 2 * kinds[LINEAR] * ((heads + keys) * head_dim**2 + window + state)
+        full, sliding = kinds["full_attention"] + kinds["hybrid"], kinds["sliding_attention"]
+        window_tokens = config.sliding_window if sliding else 0
+        whole = cls(body, 2.0 * head.weight.numel(), full * attention, sliding * attention, window_tokens)
         return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
+
+    def looks(self, first: int, last: int) -> float:
+        """What tokens number first + 1 to last look at costs, each looking at itself and all before it."""
+        in_window = sum_of_positions(first, last)
+        if self.window_tokens:
+            full = max(first, self.window_tokens)  # from there on windows are full
+            in_window = sum_of_positions(min(first, full), min(last, full)) + max(0, last - full) * self.window_tokens
+        return sum_of_positions(first, last) * self.attention + in_window * self.window_attention
 
     def of_prompt(self, tokens: int, computed_tokens: int) -> float:
         """Reading a prompt whose last `computed_tokens` are not cached, and the logits behind it."""
         if not computed_tokens:
             return 0.0
-        looked_at = sum_of_positions(tokens - computed_tokens, tokens)
-        return computed_tokens * self.body + self.head + looked_at * self.attention
+        return computed_tokens * self.body + self.head + self.looks(tokens - computed_tokens, tokens)
 
     def of_new(self, prompt_tokens: int, new_tokens: int, iterations: Sequence[int] = ()) -> float:
         """Decoding; the first token comes from the prompt's logits, and the last one is never read.
@@ -76,17 +92,16 @@ class DecodingFlops:
             iterations: those behind each new token, of models of recurrent depth.
         """
         steps = max(0, new_tokens - 1)
-        looked_at = sum_of_positions(prompt_tokens, prompt_tokens + steps)
-        return steps * (self.body + self.head) + looked_at * self.attention
+        return steps * (self.body + self.head) + self.looks(prompt_tokens, prompt_tokens + steps)
 
     def of_token(self, position: int) -> float:
         """One token that looks at so many, itself included, and the logits behind it."""
-        return self.body + self.head + position * self.attention
+        return self.body + self.head + self.looks(position - 1, position)
 
     def of_score(self, prefix_tokens: int, tokens: int) -> float:
         """Reading a prefix and a continuation, with logits for the latter alone."""
         total = prefix_tokens + tokens
-        return total * self.body + tokens * self.head + sum_of_positions(0, total) * self.attention
+        return total * self.body + tokens * self.head + self.looks(0, total)
 
 
 @dataclass(frozen=True)
@@ -99,9 +114,9 @@ class RecurrentFlops(DecodingFlops):
         look: of what adaptive exit does after each iteration but the last: coda and logits; None without.
     """
 
-    depth: int
-    iteration: DecodingFlops
-    look: DecodingFlops | None
+    depth: int = field(kw_only=True)
+    iteration: DecodingFlops = field(kw_only=True)
+    look: DecodingFlops | None = field(kw_only=True)
 
     def of_new(self, prompt_tokens: int, new_tokens: int, iterations: Sequence[int] = ()) -> float:
         total = super().of_new(prompt_tokens, new_tokens)
@@ -120,7 +135,27 @@ def _of_recurrent(model: PreTrainedModel, once: DecodingFlops, attention: float)
     coda = DecodingFlops(_of_weights(decoder.coda.modules()), once.head, config.num_coda_layers * attention)
     body = once.body + (config.depth - 1) * core
     look = None if config.exit_kl is None else coda
-    return RecurrentFlops(body, once.head, once.attention, config.depth, iteration, look)
+    return RecurrentFlops(body, once.head, once.attention, depth=config.depth, iteration=iteration, look=look)
+
+
+def _kinds_of(config: PretrainedConfig) -> Counter[str]:
+    """How many layers attend to what, in the words of `layer_types`, which not every config has."""
+    if kinds := getattr(config, "layer_types", None):
+        return Counter(kinds)
+    is_sliding = getattr(config, "sliding_window", None) is not None
+    return Counter({"sliding_attention" if is_sliding else "full_attention": config.num_hidden_layers})
+
+
+def _of_state(config: PretrainedConfig) -> float:
+    """Of one token that goes into the state of a layer, and reads it: gated DeltaNet (which also looks up what it
+    replaces), or Mamba-2; 0 of other kinds."""
+    if hasattr(config, "linear_key_head_dim"):
+        return 6.0 * config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim
+    if hasattr(config, "mamba_n_heads"):
+        return 4.0 * config.mamba_n_heads * config.mamba_d_head * config.mamba_d_state
+    if config.model_type == "mamba2":
+        return 4.0 * config.num_heads * config.head_dim * config.state_size
+    return 0.0
 
 
 def _of_weights(modules: Iterable[torch.nn.Module]) -> float:

@@ -248,3 +248,52 @@ def test_a_stop_id_ends_what_was_drawn_and_not_what_is_forced():
     assert [one.ids for one in ours] == [one.ids for one in theirs]
     assert [one.stopped for one in ours] == [one.stopped for one in theirs]
     assert any(one.was_closed and len(one.ids) > 8 for one in ours)
+
+
+DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2}
+DELTA |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        ("bamba", {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "attn_layer_indices": [1]}),
+        ("qwen3_next", {"layer_types": ["linear_attention", "full_attention"], "num_experts": 0} | DELTA),
+        ("gemma3_text", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 12}),
+        ("mistral", {"sliding_window": 12}),
+    ],
+)
+def test_flops_of_attention_are_those_of_the_layers_that_attend(kind, own):
+    """Behind 10 tokens more, torch counts what is looked at more, whatever states cost."""
+    settings = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    settings |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, **settings | own)
+    config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config).eval()
+    flops, counted = DecodingFlops.of(model), []
+    for context in (20, 30):
+        ids = torch.randint(2, 50, (1, context + 1))
+        with torch.no_grad():
+            cache = model(ids[:, :-1], use_cache=True).past_key_values
+            with FlopCounterMode(display=False) as counter:
+                model(ids[:, -1:], past_key_values=cache)
+        counted.append(counter.get_total_flops())
+    assert flops.of_token(31) - flops.of_token(21) == counted[1] - counted[0]
+    assert flops.window_tokens == own.get("sliding_window", 0)
+    # Of states, torch counts no more than what is a product of matrices.
+    assert flops.of_token(21) == pytest.approx(counted[0], rel=0.35)
+
+
+def test_flops_of_a_model_that_only_keeps_states():
+    config = AutoConfig.for_model(
+        "mamba2",
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_heads=4,
+        head_dim=16,
+        state_size=8,
+        n_groups=1,
+    )
+    flops = DecodingFlops.of(AutoModelForCausalLM.from_config(config))
+    assert flops.of_token(1) == flops.of_token(1000) > 2 * 4 * 4 * 16 * 8
