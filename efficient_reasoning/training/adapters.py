@@ -57,6 +57,12 @@ def lora_config(
     )
 
 
+def leave_fused_out(lora: LoraConfig, model: torch.nn.Module) -> None:
+    """No adapters for Mamba's output projections: its kernels read the weight, and would pass them over."""
+    fused = [name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
+    lora.exclude_modules = [f"{name}.out_proj" for name in fused] or None
+
+
 def hasten_controls(trainer: Trainer) -> None:
     """Give embeddings that are trained beside adapters `CONTROL_LEARNING_RATE_FACTOR` times the learning rate."""
     trained = [(name, weight) for name, weight in trainer.model.named_parameters() if weight.requires_grad]

@@ -76,6 +76,9 @@ def print_costs(
         if lora is not None:
             from peft import get_peft_model
 
+            from efficient_reasoning.training.adapters import leave_fused_out
+
+            leave_fused_out(lora, model)
             trained, parameters = get_peft_model(model, lora).get_nb_trainable_parameters()
     samples_per_step = _samples_per_step(config)
     batches = num_rows * samples_per_row / samples_per_step

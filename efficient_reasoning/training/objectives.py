@@ -52,7 +52,7 @@ def build_trainer(
         BadInput: settings that TRL refuses, rows that would be mixed, or none that is short enough.
     """
     from efficient_reasoning.prompts import template_kwargs
-    from efficient_reasoning.training.adapters import hasten_controls
+    from efficient_reasoning.training.adapters import hasten_controls, leave_fused_out
     from efficient_reasoning.training.controls import embed_controls
 
     wanted = (*_COLUMNS, "reward") if objective == "offline" else _COLUMNS
@@ -63,6 +63,8 @@ def build_trainer(
     models = [base.load_model(config) for _ in range(1 + needs_reference(objective, config, lora))]
     for model in models:
         embed_controls(model, base.tokenizer, new_tokens)
+    if lora is not None:
+        leave_fused_out(lora, models[0])
     config.model_init_kwargs = None  # they are spent
     common = {"args": config, "train_dataset": rows, "processing_class": base.tokenizer, "peft_config": lora}
     own_template, base.tokenizer.chat_template = base.tokenizer.chat_template, template

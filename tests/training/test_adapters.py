@@ -9,13 +9,13 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from trl import SFTConfig
 
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.training import adapters
-from efficient_reasoning.training.adapters import ScaledSFTTrainer, hasten_controls, lora_config
+from efficient_reasoning.training.adapters import ScaledSFTTrainer, hasten_controls, leave_fused_out, lora_config
 
 SCALES = [0.0, 0.5, 1.0]
 
@@ -140,3 +140,16 @@ def test_every_linear_layer_but_the_output_has_one(tiny_model):
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), lora_config(4, 32.0, 0.0))
     adapted = {name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, adapters.LoraLayer)}
     assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_mamba_gets_no_adapter_where_its_kernels_would_pass_it_over(capsys):
+    settings = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    mamba = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "attn_layer_indices": [1]}
+    config = AutoConfig.for_model("bamba", **settings | mamba)
+    model, lora = AutoModelForCausalLM.from_config(config), lora_config(4, 8, 0.0)
+    leave_fused_out(lora, model)
+    with_adapter = {name.partition(".lora_A")[0] for name, _ in get_peft_model(model, lora).named_parameters()}
+    assert not any(name.endswith("mamba.out_proj") for name in with_adapter)
+    assert sum(name.endswith(("mamba.in_proj", "q_proj", "o_proj", "down_proj")) for name in with_adapter) == 5
+    leave_fused_out(lora, AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **settings, head_dim=8)))
+    assert lora.exclude_modules is None
