@@ -70,7 +70,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     from efficient_reasoning.training.rows import budget_range
 
     numbers = (*needed_columns(arguments.reward), *COLUMNS.get(arguments.algorithm, ()))
-    rows = training.load_rows(arguments.data, ("prompt", "answer", "task", *numbers))
+    rows = training.load_prompts(arguments.data, ("prompt", "answer", "task", *numbers), base.tokenizer)
     check_problems(rows)
     metadata = base.metadata_of(rows, stage="rl", method=f"{arguments.algorithm} {arguments.reward}")
     metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
