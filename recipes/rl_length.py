@@ -64,13 +64,14 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     from efficient_reasoning.prompts import template_kwargs
     from efficient_reasoning.rewards import get_length_reward, needed_columns, takes
     from efficient_reasoning.rl.algorithms import COLUMNS, trainer_class
-    from efficient_reasoning.rl.guards import CollapseGuard, check_rows, check_settings
+    from efficient_reasoning.rl.guards import CollapseGuard, check_columns, check_rows, check_settings, check_vllm
     from efficient_reasoning.rl.reward_memory import RewardMemory
     from efficient_reasoning.rl.rollouts import EngineRollouts
     from efficient_reasoning.training.rows import budget_range
 
     numbers = (*needed_columns(arguments.reward), *COLUMNS.get(arguments.algorithm, ()))
-    rows = training.load_rows(arguments.data, ("prompt", "answer", "task", *numbers))
+    rows = training.load_prompts(arguments.data, ("prompt", "answer", "task", *numbers), base.tokenizer)
+    check_columns(arguments.data, rows.column_names)
     check_problems(rows)
     metadata = base.metadata_of(rows, stage="rl", method=f"{arguments.algorithm} {arguments.reward}")
     metadata.trained_budget_range = budget_range(rows) or metadata.trained_budget_range
@@ -104,6 +105,7 @@ def online(arguments: LengthRewardArguments, config: GRPOConfig, base: Base) -> 
     if arguments.dry_run:
         training.dry_run(base, rows, config, limit_tokens=config.max_completion_length)
         return
+    check_vllm(config)
     trainer = kind(
         model=base.path,
         reward_funcs=reward,

@@ -39,6 +39,9 @@ def problem(task: str, answer: str = "42", **metadata: object) -> dict:
 def test_unknown_task_lists_near_names() -> None:
     with pytest.raises(BadInput, match="Unknown task 'numerc', did you mean numeric"):
         verify(problem("numerc"), "42")
+    for task in (None, 5, ["none"]):
+        with pytest.raises(BadInput, match="Unknown task"):
+            extract_answer(task, "18")
     with pytest.raises(BadInput, match="Unknown task"):
         extract_answer("numerc", "")
     with pytest.raises(BadInput, match="'p-1' has no task"):

@@ -53,10 +53,10 @@ _GYM = _Verifier(gym.extract, gym.check)
 
 
 def _verifier(task: str) -> _Verifier:
-    if task.startswith(gym.PREFIX):
+    if isinstance(task, str) and task.startswith(gym.PREFIX):
         return _GYM
-    if task not in _VERIFIERS:
-        raise BadInput(f"Unknown task {task!r}{near(task, [*_VERIFIERS, 'gym:NAME'])}")
+    if not isinstance(task, str) or task not in _VERIFIERS:
+        raise BadInput(f"Unknown task {task!r}{near(str(task), [*_VERIFIERS, 'gym:NAME'])}")
     return _VERIFIERS[task]
 
 

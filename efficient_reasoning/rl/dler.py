@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PARTS = 8  # of what `GRPOTrainer._generate` returns
 _PER_RESPONSE = (0, 1, 3, 4)  # prompt ids, completion ids, completions, log-probabilities
+_NOT_COLUMNS = ("prompt", "completion", "completion_ids")  # which TRL keeps from a reward, as traces may have them
 
 
 @dataclass
@@ -108,6 +109,6 @@ class DLERTrainer(CorrectedGRPOTrainer):
         return [row for rows, _ in chosen for row in rows], tuple(ready)
 
     def _pay(self, inputs: list[dict], parts: list) -> list[float]:
-        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name != "prompt"}
+        columns = {name: [row[name] for row in inputs] for name in inputs[0] if name not in _NOT_COLUMNS}
         prompts = [row["prompt"] for row in inputs]
         return self.reward_funcs[0](prompts=prompts, completions=parts[3], completion_ids=parts[1], **columns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from transformers import TrainerCallback
@@ -25,6 +26,13 @@ _NAME = "collapse_guard"
 _NO_LENGTH_TERM = ("accuracy", "thinkprune")  # what a response is paid is the same for all that are right
 _PUNISH_CUTS = ("cosine", "thinkprune")  # rewards
 _READ_CUTS = ("dler", "adaptthink", "mrt")  # algorithms that need the responses that are cut off
+_FOR_ONE_REWARD = {  # settings of TRL's that have no use here: what they may be, and why nothing else
+    "reward_weights": (lambda value: value is None, "there is one reward, whose weight its reward_parameters give"),
+    "remove_unused_columns": (lambda value: not value, "the reward reads them"),
+    "eval_strategy": (lambda value: value == "no", "`efficient-reasoning evaluate` does that on other problems"),
+}
+# What a reward gets beside the columns of the rows, and what makes them rows with pictures.
+_TAKEN = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "image", "images")
 
 
 def check_settings(reward: LengthReward, config: GRPOConfig, algorithm: str = "grpo") -> None:
@@ -54,6 +62,30 @@ def check_settings(reward: LengthReward, config: GRPOConfig, algorithm: str = "g
         raise BadInput(f"mask_truncated_completions leaves out what {reader} has to see; give false.")
     if config.max_completion_length is None:
         raise BadInput("max_completion_length is null; give the most tokens of a response.")
+    for key, (is_fine, says) in _FOR_ONE_REWARD.items():
+        if not is_fine(value := getattr(config, key)):
+            raise BadInput(f"{key} is {getattr(value, 'value', value)}, and {says}; leave it out.")
+
+
+def check_vllm(config: GRPOConfig) -> None:
+    """Raise BadInput where vLLM is to be used, and is not installed."""
+    if config.use_vllm and find_spec("vllm") is None:
+        raise BadInput("use_vllm needs vLLM; install it with `pip install 'efficient-reasoning[vllm]'`.")
+
+
+def check_columns(path: str, names: Sequence[str]) -> None:
+    """Refuse columns whose names TRL takes for something else.
+
+    Args:
+        path: of the rows, for the message.
+        names: of their columns.
+
+    Raises:
+        BadInput: one does.
+    """
+    for name in names:
+        if name in _TAKEN:
+            raise BadInput(f"{path} has a column {name!r}, a name that the trainer takes; rename it, or leave it out.")
 
 
 def check_rows(path: str, rows: Dataset, names: Sequence[str], reward: str, limit_tokens: int) -> None:

@@ -44,6 +44,8 @@ class PPOConfig(LengthRewardConfig):
         if self.ddp_find_unused_parameters:
             raise BadInput("The critic stands outside of the forward pass; set ddp_find_unused_parameters to false.")
         self.ddp_find_unused_parameters = False  # left open, transformers sets it to true
+        if self.sync_ref_model:
+            raise BadInput("The reference has no critic to take from the policy; leave out sync_ref_model with ppo.")
         if self.use_vllm:
             raise BadInput(
                 "vLLM would be sent the critic among the weights, and has none; leave out use_vllm with ppo."

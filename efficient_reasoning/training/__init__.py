@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from efficient_reasoning.training.base import Base, load_base
 from efficient_reasoning.training.costs import dry_run, print_costs
-from efficient_reasoning.training.rows import fingerprint, load_pairs, load_rows, load_turns
+from efficient_reasoning.training.rows import fingerprint, load_pairs, load_prompts, load_rows, load_turns
 from efficient_reasoning.training.run import FinetuningArguments, RecipeArguments, finish, is_main_process, start
 
 __all__ = [
     "Base", "FinetuningArguments", "RecipeArguments", "dry_run", "fingerprint", "finish", "is_main_process",
-    "load_base", "load_pairs", "load_rows", "load_turns", "print_costs", "start",
+    "load_base", "load_pairs", "load_prompts", "load_rows", "load_turns", "print_costs", "start",
 ]  # fmt: skip

@@ -41,6 +41,21 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     missing = [name for name in required if name not in rows.column_names]
     if missing:
         raise BadInput(f"{path}: column {missing[0]!r} is missing; the file has {', '.join(rows.column_names)}.")
+    for name in required:
+        for number, value in enumerate(rows[name] if path.endswith(".parquet") else (), start=1):
+            if _is_empty(value):
+                raise BadInput(f"{path}, row {number}: no {name!r}; every row needs {', '.join(required)}.")
+    return rows
+
+
+def load_prompts(path: str, required: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows with a `prompt`, as text or as messages, and what else is required.
+
+    Raises:
+        BadInput: as `load_rows`, or messages that this tokenizer cannot render.
+    """
+    rows = load_rows(path, required)
+    _check_kind(path, rows, ("prompt",), tokenizer)
     return rows
 
 
@@ -170,12 +185,15 @@ def budget_range(rows: Dataset) -> tuple[int, int] | None:
     return (min(known), max(known)) if known else None
 
 
+def _is_empty(value: object) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
 def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
     rows, kinds = [], {}
     for number, row in read_numbered_jsonl(path):
         for name in required:
-            value = row.get(name)
-            if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+            if _is_empty(row.get(name)):
                 raise BadInput(f"{path}, line {number}: no {name!r}; every row needs {', '.join(required)}.")
         for name, value in row.items():
             kind = "number" if isinstance(value, (int, float)) else type(value).__name__

@@ -80,6 +80,14 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
         value = getattr(config, name, minimum)
         if value is not None and value < minimum:
             raise BadInput(f"{name} is {value}; give at least {minimum}.")
+    steps = "max_steps" if config.max_steps >= 0 else "num_train_epochs"
+    if getattr(config, steps) <= 0:
+        raise BadInput(f"{steps} is {getattr(config, steps):g}, which trains nothing; give more than 0.")
+    if str(config.resume_from_checkpoint).lower() not in ("none", "true"):
+        raise BadInput(
+            f"resume_from_checkpoint is {config.resume_from_checkpoint}, and a run goes on from the last checkpoint "
+            "in its output_dir; leave it out, and name another output_dir to begin anew."
+        )
     set_seed(config.seed)
     if arguments.dry_run:
         return

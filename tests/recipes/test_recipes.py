@@ -410,6 +410,7 @@ CASES = [
     ("rl_length", {"algorithm": "ppo", "gae_lambda": 1.5}, "gae_lambda is 1.5; give a number between 0 and 1"),
     ("rl_length", {"algorithm": "ppo", "value_clip": 0}, "value_clip is 0; give a number above 0"),
     ("rl_length", {"algorithm": "ppo", "use_vllm": True}, "leave out use_vllm with ppo"),
+    ("rl_length", {"algorithm": "ppo", "sync_ref_model": True}, "leave out sync_ref_model with ppo"),
     ("rl_length", {"algorithm": "adaptthink"}, "reward is kimi, and AdaptThink pays accuracy alone"),
     ("rl_length", {"algorithm": "dler", "reward": "hapo"}, "hapo or its shaping remembers batches"),
     ("rl_length", {"gae_lambda": 0.9}, "unknown key 'gae_lambda'"),

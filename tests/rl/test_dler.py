@@ -29,17 +29,18 @@ class Taught:
         return [float(number % self.share == 0 and i % 4 == 0) for i, number in enumerate(columns["number"])]
 
 
-def build(model: str, folder: Path, reward: Taught, **settings) -> DLERTrainer:
+def build(model: str, folder: Path, reward: Taught, columns: dict | None = None, **settings) -> DLERTrainer:
     options = {"output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 2}
     options |= {"gradient_checkpointing": False, "disable_tqdm": True, "per_device_train_batch_size": 8, "seed": 3}
     options |= {"num_generations": 4, "max_completion_length": 6, "logging_steps": 1, "learning_rate": 1e-3}
     config = DLERConfig(**options | settings)
     tokenizer = load_tokenizer(model)
+    rows = [{"prompt": f"Compute {n} + 3.\n", "number": n, **(columns or {})} for n in range(40)]
     return DLERTrainer(
         model=str(model),
         reward_funcs=reward,
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": f"Compute {n} + 3.\n", "number": n} for n in range(40)]),
+        train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         rollout_func=EngineRollouts(ThinkingFormat.from_tokenizer(tokenizer), config),
     )
@@ -58,6 +59,13 @@ def test_a_batch_is_filled_up_with_groups_that_teach_something(tiny_model, tmp_p
         assert row["rewards/taught/mean"] == 0.25
     assert sum(row["refills"] for row in (first, second)) > 0
     assert 0 < max(first["dropped_groups"], second["dropped_groups"]) < 1
+
+
+def test_rows_may_be_traces(tiny_model, tmp_path):
+    reward = Taught(share=2)
+    columns = {"completion": "<think>", "completion_ids": [1, 2], "prompt_ids": [3]}
+    build(tiny_model, tmp_path, reward, columns, max_steps=1).train()
+    assert len(reward.batches) > 1
 
 
 def test_where_nothing_teaches_the_batch_stays_as_large(tiny_model, tmp_path):

@@ -13,7 +13,14 @@ from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.rewards import get_length_reward
 from efficient_reasoning.rl.config import LengthRewardConfig
-from efficient_reasoning.rl.guards import CollapseGuard, check_gradient, check_rows, check_settings
+from efficient_reasoning.rl.guards import (
+    CollapseGuard,
+    check_columns,
+    check_gradient,
+    check_rows,
+    check_settings,
+    check_vllm,
+)
 from efficient_reasoning.thinking import ThinkingFormat
 
 THINKING = ThinkingFormat.from_tokenizer(load_tokenizer(resolve_model("overthinker")))
@@ -66,6 +73,34 @@ def test_so_does_an_algorithm(tmp_path, algorithm):
     settings("accuracy", tmp_path, mask_truncated_completions=True)
     with pytest.raises(BadInput, match=f"mask_truncated_completions leaves out what {algorithm} has to see"):
         settings("accuracy", tmp_path, algorithm=algorithm, mask_truncated_completions=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("reward_weights", [0.5], r"is \[0.5\], and there is one reward, whose weight its reward_parameters give"),
+        ("remove_unused_columns", True, "is True, and the reward reads them"),
+        ("eval_strategy", "steps", "is steps, and `efficient-reasoning evaluate` does that"),
+    ],
+)
+def test_what_has_no_use_here_is_refused(tmp_path, key, value, why):
+    with pytest.raises(BadInput, match=f"{key} {why}.*; leave it out"):
+        settings("kimi", tmp_path, **{key: value})
+
+
+def test_vllm_has_to_be_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("efficient_reasoning.rl.guards.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="use_vllm needs vLLM; install it with"):
+        check_vllm(LengthRewardConfig(output_dir=str(tmp_path), bf16=False, use_vllm=True))
+    monkeypatch.setattr("efficient_reasoning.rl.guards.find_spec", lambda name: name)
+    check_vllm(LengthRewardConfig(output_dir=str(tmp_path), bf16=False, use_vllm=True))
+
+
+@pytest.mark.parametrize("name", ["prompts", "completions", "log_metric", "image"])
+def test_a_column_with_a_name_of_the_trainer_s_is_refused(name):
+    check_columns("rows.jsonl", ["prompt", "completion", "completion_ids", "answer"])
+    with pytest.raises(BadInput, match=f"rows.jsonl has a column '{name}', a name that the trainer takes; rename it"):
+        check_columns("rows.jsonl", ["prompt", name])
 
 
 def test_responses_have_a_limit(tmp_path):

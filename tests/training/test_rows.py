@@ -11,7 +11,7 @@ from datasets import Dataset
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
-from efficient_reasoning.training import fingerprint, load_pairs, load_rows, load_turns
+from efficient_reasoning.training import fingerprint, load_pairs, load_prompts, load_rows, load_turns
 from efficient_reasoning.training.rows import budget_range, mix, summary
 
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -69,6 +69,35 @@ def test_missing_files_and_columns_are_named(tmp_path):
     Dataset.from_list([ROW]).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(BadInput, match=r"rows\.parquet: column 'answer' is missing; the file has prompt, completion"):
         load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
+
+
+@pytest.mark.parametrize("empty", [None, " "])
+def test_a_row_of_a_table_that_lacks_something_is_named_by_its_number(tmp_path, empty):
+    rows = [{"prompt": "a", "answer": "1"}, {"prompt": "b", "answer": empty}]
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=r"rows\.parquet, row 2: no 'answer'; every row needs prompt, answer"):
+        load_rows(str(tmp_path / "rows.parquet"), ("prompt", "answer"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "template", "sentence"),
+    [
+        (MESSAGES, None, "its rows are messages, and tiny has no chat template; write them as text"),
+        ([1, 2], None, "tiny has no chat template; write them as text"),
+        ([1, 2], "{{ messages }}", "row 1: its prompt is no list of messages"),
+        (3, "{{ messages }}", "row 1: its prompt is no list of messages"),
+    ],
+)
+def test_prompts_are_text_or_messages_that_can_be_rendered(tmp_path, prompt, template, sentence):
+    tokenizer = SimpleNamespace(chat_template=template, name_or_path="tiny")
+    write_jsonl(tmp_path / "rows.jsonl", [{"prompt": prompt}])
+    with pytest.raises(BadInput, match=f"rows.jsonl.*{sentence}"):
+        load_prompts(str(tmp_path / "rows.jsonl"), ("prompt",), tokenizer)
+    for known in ("a", MESSAGES):
+        write_jsonl(tmp_path / "rows.jsonl", [{"prompt": known}])
+        tokenizer.chat_template = None if known == "a" else "{{ messages }}"
+        [row] = load_prompts(str(tmp_path / "rows.jsonl"), ("prompt",), tokenizer)
+        assert row["prompt"] == known
 
 
 def test_conversations_become_one_row_a_turn(tmp_path):

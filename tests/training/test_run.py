@@ -313,9 +313,13 @@ def words_of(settings: dict) -> list[str]:
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; give at least 1"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0; give at least 1"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001; give at least 0"),
+        ({"max_steps": 0}, "max_steps is 0, which trains nothing; give more than 0"),
+        ({"max_steps": -1, "num_train_epochs": 0.0}, "num_train_epochs is 0, which trains nothing"),
+        ({"resume_from_checkpoint": "run/one"}, "resume_from_checkpoint is run/one, .*; leave it out"),
+        ({"resume_from_checkpoint": "false"}, "is false, .*; leave it out, and name another output_dir to begin anew"),
     ],
 )
-def test_settings_that_train_nothing_are_refused(tmp_path, changes, sentence):
+def test_settings_that_do_not_do_what_they_say_are_refused(tmp_path, changes, sentence):
     config = arguments_of(tmp_path)
     for name, value in changes.items():
         setattr(config, name, value)
