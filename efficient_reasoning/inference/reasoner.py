@@ -3,7 +3,8 @@
 1. `graph` decodes with our own loop, `transformers` with plain `generate`, `vllm` in vLLM, `openai` on the server at
    OPENAI_BASE_URL, and `mock` says a script; `auto` takes the fastest that can.
 2. Every engine closes thinking by force: in its loop where it can, else in two passes.
-3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them.
+3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them. One with learnt pauses
+   gets those, which are tokens that every backend reads.
 4. One of recurrent depth is as deep as it is told to be; only `transformers` decodes it.
 """
 
@@ -85,8 +86,8 @@ class Reasoner:
 
     @property
     def latent_steps(self) -> int:
-        """How many latents a response takes; pauses, which are read all at once, are none."""
-        return len(self.latent_ids) - 2 if self.latent_ids and self.metadata.latent_steps else 0
+        """How many latents, or pauses in their place, a response begins with; each counts as a decoded token."""
+        return len(self.latent_ids) - 2 if self.latent_ids else 0
 
     @property
     def decodes_elsewhere(self) -> bool:

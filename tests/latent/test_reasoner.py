@@ -25,6 +25,18 @@ class InPasses:
         self.generate, self.capabilities = engine.generate, engine.capabilities - {IN_LOOP}
 
 
+class Counting:
+    """An engine that remembers what it decoded for which request."""
+
+    def __init__(self, engine):
+        self.engine, self.capabilities, self.decoded = engine, engine.capabilities, []
+
+    def generate(self, requests):
+        completions = self.engine.generate(requests)
+        self.decoded += zip(requests, completions, strict=True)
+        return completions
+
+
 QUESTIONS = ["Compute 34 + 27.", "Compute 5 - 3.", "Compute 34 + 27."]
 
 
@@ -67,13 +79,32 @@ def test_their_number_is_an_option_and_changes_what_is_decoded(checkpoint):
 
 
 @pytest.mark.parametrize(
-    "strategy", ["budget-forcing", "no-thinking", "chain-of-draft", "deer", "dynasor", "close-scaling"]
+    "strategy",
+    [
+        "budget-forcing",
+        "budget-forcing?min_thinking_tokens=9",
+        "no-thinking",
+        "no-thinking?thought=so",
+        "chain-of-draft",
+        "deer",
+        "dynasor?interval_tokens=3",
+        "close-scaling",
+        "tale-estimate?estimate_tokens=4",
+        "tale-search",
+    ],
 )
-def test_a_budget_holds_latents_too(checkpoint, strategy):
+def test_a_budget_holds_latents_once(checkpoint, strategy):
     reasoner = load_reasoner(checkpoint)
-    for budget in (14, 40):
+    counting = Counting(reasoner.engine)
+    reasoner = dataclasses.replace(reasoner, engine=counting)
+    for budget in (14, 60):
+        counting.decoded.clear()
         solution = solve(reasoner, QUESTIONS[0], strategy, budget_tokens=budget, temperature=0.0)
-        assert solution.spend.decoded_tokens + solution.spend.forced_tokens <= budget
+        prompts = {tuple(one.prompt_ids[: len(one.prompt_ids) - one.offset]) for one, _ in counting.decoded}
+        decoded = sum(completion.spend.decoded_tokens for _, completion in counting.decoded)
+        assert solution.spend.decoded_tokens == decoded + 3 * len(prompts)
+        assert solution.spend.tokens <= budget
+        assert solution.latent_tokens == 3
     with pytest.raises(BadInput, match="budget_tokens is 3, and model takes 3 latents; give more, or fewer"):
         solve(reasoner, QUESTIONS[0], strategy, budget_tokens=3)
 
