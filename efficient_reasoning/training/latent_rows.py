@@ -85,10 +85,13 @@ def examples(path: str, rows: Dataset, base: Base) -> list[Example]:
     """Rows with `prompt`, `steps` and `answer` as ids; a line break ends each step.
 
     Raises:
-        BadInput: a row whose steps are no texts, or whose answer is none; its number is named.
+        BadInput: a row whose steps are no texts, or whose answer is none; its number is named. Prompts that are
+            messages, and a tokenizer without a chat template.
     """
     from efficient_reasoning.prompts import encode_prompt
+    from efficient_reasoning.training.rows import check_kind
 
+    check_kind(path, rows, ("prompt",), base.tokenizer)
     prompts, steps_of, answers = (rows[name][:] for name in ("prompt", "steps", "answer"))
     for number, (steps, answer) in enumerate(zip(steps_of, answers, strict=True), start=1):
         if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps):

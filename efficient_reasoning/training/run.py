@@ -80,6 +80,11 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
         value = getattr(config, name, minimum)
         if value is not None and value < minimum:
             raise BadInput(f"{name} is {value}; give at least {minimum}.")
+    if config.eval_on_start or config.eval_strategy != "no":
+        raise BadInput(
+            "eval_strategy and eval_on_start need an evaluation set, which no recipe has; leave them out, and run "
+            "`efficient-reasoning evaluate` on what was trained."
+        )
     set_seed(config.seed)
     if arguments.dry_run:
         return
