@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
+from statistics import mean
 
 import pytest
 import torch
 from transformers import AddedToken, AutoModelForCausalLM
 
-from efficient_reasoning import load_reasoner, solve
+from efficient_reasoning import cli, load_reasoner, solve
+from efficient_reasoning.app.text import show_sample
+from efficient_reasoning.audit.responses import from_sample
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.evaluation import evaluate_model
+from efficient_reasoning.evaluation.summary import generated_tokens, read_summary
+from efficient_reasoning.files import read_jsonl
 from efficient_reasoning.inference.engine import IN_LOOP
 from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+from efficient_reasoning.traces import shown_tokens
 
 
 class InPasses:
@@ -133,5 +141,26 @@ def test_what_does_not_go_together_is_named(checkpoint, tiny_model, tmp_path, mo
         load_reasoner(str(tiny_model), latent_steps=2)
     shutil.copytree(checkpoint, tmp_path / "model")
     load_tokenizer(str(tiny_model)).save_pretrained(tmp_path / "model")
-    with pytest.raises(BadInput, match=r"its tokenizer has no <\|bot\|>, though it thinks in latents; copy it again"):
+    with pytest.raises(
+        BadInput, match=r"its tokenizer has no <\|start-latent\|>, though it thinks in latents; copy it again"
+    ):
         load_reasoner(str(tmp_path / "model"))
+
+
+def test_lengths_that_people_read_count_latents_as_the_ledger_does(checkpoint, tmp_path, capsys):
+    settings = {"strategies": ["budget-forcing"], "budgets": [40], "num_problems": 4}
+    out = evaluate_model(checkpoint, ["sums"], **settings, out=tmp_path / "run")
+    [point] = read_summary(out)["points"]
+    samples = list(read_jsonl(out / "samples.jsonl"))
+    assert all(sample["latent_tokens"] == 3 for sample in samples)
+    assert all(
+        sample["total_tokens"] == len(sample["completion_ids"]) - (not sample["truncated"]) for sample in samples
+    )
+    assert point["total_tokens"]["mean"] == point["generated_tokens"]["mean"]
+    assert point["thinking_tokens"]["mean"] == pytest.approx(mean(one["thinking_tokens"] + 3 for one in samples))
+    for sample in samples:
+        assert shown_tokens(sample) == generated_tokens(sample) == from_sample(sample).total_tokens
+        assert f"{shown_tokens(sample)} tokens, 3 of them latent" in show_sample(sample)
+    capsys.readouterr()
+    cli.main(["solve", "--model", checkpoint, "--max-new-tokens", "8", QUESTIONS[0]])
+    assert re.search(r"\d+ tokens: 3 latent, \d+ thinking, \d+ answer", capsys.readouterr().err)
