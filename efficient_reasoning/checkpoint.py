@@ -95,6 +95,11 @@ class ReasoningMetadata:
     def __post_init__(self) -> None:
         if not isinstance(self.controls, list):
             raise TypeError(f"controls is {self.controls!r}, no list")
+        for name in ("latent_steps", "pause_steps"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise TypeError(f"{name} is {getattr(self, name)!r}, no number of steps")
+        if self.latent_norm is not None and not (type(self.latent_norm) in (int, float) and self.latent_norm > 0):
+            raise TypeError(f"latent_norm is {self.latent_norm!r}, no length")
         if self.trained_budget_range is not None:
             self.trained_budget_range = tuple(self.trained_budget_range)  # JSON has lists only
 

@@ -121,7 +121,7 @@ def _solve(arguments: argparse.Namespace) -> None:
             progress=bar.update,
             **_sampling(arguments),
         )
-    counted = ("thinking", "truncated", "thinking_tokens", "answer_tokens", "total_tokens")
+    counted = ("thinking", "truncated", "thinking_tokens", "answer_tokens", "total_tokens", "latent_tokens")
     solved = [
         # `answer` stays the gold answer that it is in a Problem; the solution's is a Trace's `final_answer`.
         row
@@ -138,10 +138,10 @@ def _solve(arguments: argparse.Namespace) -> None:
     else:
         [row] = solved
         print(row["thinking"].strip(), row["final_answer"].strip(), sep="\n\n")
-        print(
-            "\n{total_tokens} tokens: {thinking_tokens} thinking, {answer_tokens} answer".format(**row),
-            file=sys.stderr,
-        )
+        total_tokens = row["total_tokens"] + row["latent_tokens"]
+        latent = f"{row['latent_tokens']} latent, " if row["latent_tokens"] else ""
+        counts = f"{latent}{row['thinking_tokens']} thinking, {row['answer_tokens']} answer"
+        print(f"\n{total_tokens} tokens: {counts}", file=sys.stderr)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -55,6 +55,7 @@ def describe(reader: Reader, problem: Mapping, solution: Solution, correct: bool
         "thinking_tokens": solution.thinking_tokens,
         "answer_tokens": solution.answer_tokens,
         "total_tokens": solution.total_tokens,
+        "latent_tokens": solution.latent_tokens,
         "floor_tokens": floor_tokens(problem, thinking),
         "truncated": solution.truncated,
         "forced_close": solution.forced_close,

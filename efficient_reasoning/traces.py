@@ -51,6 +51,16 @@ _NEEDED = {
 }
 
 
+def shown_tokens(sample: Mapping, name: str = "total_tokens") -> int:
+    """A length of a response as people are shown it, in tokens: with the latents, or pauses, that the ledger counts.
+
+    Args:
+        sample: a line; lines of older versions do not name their latents.
+        name: "total_tokens" or "thinking_tokens", which in the line are lengths of its ids.
+    """
+    return sample[name] + sample.get("latent_tokens", 0)
+
+
 def sample_traces(
     reasoner: Reasoner,
     problems: Sequence[Mapping],
@@ -78,9 +88,9 @@ def sample_traces(
         temperature, top_p, top_k, max_new_tokens: of sampling; temperature 0 is greedy.
         seed: from which every sample's seed follows.
         path: the JSONL file. A line is the problem and `prompt`, `completion`, `prompt_ids`, `completion_ids` (EOS
-            kept), `thinking`, `final_answer`, `correct`, `truncated`, `forced_close`, `empty_answer`, their lengths
-            and `floor_tokens` in tokens, what `overthinking.Reader` reads in it, the `spend`, and what it was made
-            with.
+            kept), `thinking`, `final_answer`, `correct`, `truncated`, `forced_close`, `empty_answer`, their lengths,
+            `latent_tokens` (latents or pauses before it, in no length) and `floor_tokens` in tokens, what
+            `overthinking.Reader` reads in it, the `spend`, and what it was made with.
         config_path: the YAML file of the configuration.
         examples: stand in front of each question when it is asked. The `prompt` of a trace stays the plain question,
             which is what a model learns to answer; its `prompt_ids` are what was read.

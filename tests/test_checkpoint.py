@@ -211,6 +211,10 @@ def test_a_model_of_another_making_has_no_metadata(folder):
         '{"method": "sft", "stage": "sft", "colour": "red"}',
         '{"method": "sft", "stage": "sft", "trained_budget_range": 5}',
         '{"method": "sft", "stage": "sft", "controls": null}',
+        '{"method": "coconut", "stage": "sft", "latent_steps": "three"}',
+        '{"method": "coconut", "stage": "sft", "latent_steps": null}',
+        '{"method": "coconut", "stage": "sft", "latent_steps": 3, "latent_norm": "long"}',
+        '{"method": "pause", "stage": "sft", "pause_steps": -1}',
         b"\xff\xfe",
     ],
 )

@@ -188,6 +188,7 @@ def solution(question, seed):
         thinking_tokens=3,
         answer_tokens=1,
         total_tokens=6,
+        latent_tokens=0,
         spend=SimpleNamespace(tokens=6, as_dict=lambda: {"decoded_tokens": 6}),
     )
 

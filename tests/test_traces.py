@@ -38,7 +38,16 @@ SETTINGS = {
 CONTRACT = {
     *("id", "question", "answer", "task", "difficulty", "metadata"),
     *("prompt", "completion", "prompt_ids", "completion_ids", "tokenizer_hash", "thinking", "final_answer", "correct"),
-    *("truncated", "thinking_tokens", "answer_tokens", "total_tokens", "model", "seed", "temperature"),
+    *(
+        "truncated",
+        "thinking_tokens",
+        "answer_tokens",
+        "total_tokens",
+        "latent_tokens",
+        "model",
+        "seed",
+        "temperature",
+    ),
     *("strategy", "budget_tokens", "sample_index", "forced_close", "empty_answer", "floor_tokens", "spend"),
     *("first_correct_tokens", "settled_tokens", "loops"),
 }

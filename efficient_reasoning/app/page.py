@@ -19,7 +19,7 @@ from efficient_reasoning.app.stream import stream
 from efficient_reasoning.app.text import show_response, show_sample
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import Reasoner, Solution
-from efficient_reasoning.traces import budget_label
+from efficient_reasoning.traces import budget_label, shown_tokens
 
 STRATEGIES = (
     "budget-forcing",
@@ -190,7 +190,7 @@ def _title(sample: dict) -> str:
     mark = "✓" if sample["correct"] else "✗"
     question = " ".join(str(sample["question"]).split())
     question = question if len(question) <= _TITLE_LETTERS else question[: _TITLE_LETTERS - 1] + "…"
-    return f"{mark} {sample['total_tokens']:,} tokens{', cut off' if sample['truncated'] else ''}: {question}"
+    return f"{mark} {shown_tokens(sample):,} tokens{', cut off' if sample['truncated'] else ''}: {question}"
 
 
 # ---- asking ----

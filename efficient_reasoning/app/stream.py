@@ -30,7 +30,7 @@ class Growing:
     Attributes:
         thinking, answer: texts.
         is_thinking: the thinking goes on.
-        thinking_tokens, answer_tokens, total_tokens: as in `Solution`.
+        thinking_tokens, answer_tokens, total_tokens, latent_tokens: as in `Solution`.
     """
 
     thinking: str
@@ -39,6 +39,7 @@ class Growing:
     thinking_tokens: int
     answer_tokens: int
     total_tokens: int
+    latent_tokens: int = 0
 
 
 class PieceEngine:
@@ -155,4 +156,5 @@ def _growing(reasoner: Reasoner, request: Request, ids: list[int]) -> Growing:
         decode(split.answer_ids, skip_special_tokens=True),
         not split.closed,
         **dataclasses.asdict(count),
+        latent_tokens=reasoner.latent_steps,
     )

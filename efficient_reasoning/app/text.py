@@ -28,7 +28,7 @@ def show_sample(sample: Mapping) -> str:
     spent_tokens = spend.get("decoded_tokens", 0) + spend.get("forced_tokens", 0)
     facts = {
         "point": f"{sample['strategy']}, {budget_label(sample.get('budget_tokens'))}",
-        "response": f"{sample['total_tokens']:,} tokens",
+        "response": _length(sample["total_tokens"], sample.get("latent_tokens", 0)),
         "spent": f"{spent_tokens:,} tokens: {spend.get('decoded_tokens', 0):,} decoded, "
         f"{spend.get('forced_tokens', 0):,} forced",
         "prompt": f"{spend.get('prompt_tokens', 0):,} tokens",
@@ -58,7 +58,7 @@ def show_response(name: str, state: Growing | Solution | str | None) -> str:
         return f'<article class="sample side">{title}<p class="refusal">{escape(state)}</p></article>'
     done = isinstance(state, Solution)
     thinks, nothing = not done and state.is_thinking, "empty" if done else "…"
-    count = f"{state.total_tokens:,} tokens"
+    count = _length(state.total_tokens, state.latent_tokens)
     if done:
         count += ", cut off" if state.truncated else ""
         count += ", thinking closed by force" if state.forced_close else ""
@@ -68,6 +68,13 @@ def show_response(name: str, state: Growing | Solution | str | None) -> str:
         f"{_thinking(state.thinking, state.thinking_tokens, is_open=thinks)}"
         f"{_part('Answer', state.answer, state.answer_tokens, nothing)}"
         f'<p class="count">{count}</p></article>'
+    )
+
+
+def _length(total_tokens: int, latent_tokens: int) -> str:
+    """Of a response, in words; its latents are in the count."""
+    return f"{total_tokens + latent_tokens:,} tokens" + (
+        f", {latent_tokens:,} of them latent" if latent_tokens else ""
     )
 
 

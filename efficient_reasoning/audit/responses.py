@@ -6,6 +6,8 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from efficient_reasoning.traces import shown_tokens
+
 # Where a length comes from, the surest first.
 IDS, USAGE, TEXT = "token ids", "usage", "text tokenised again"
 
@@ -55,12 +57,14 @@ def from_sample(sample: Mapping) -> Response:
         problem={key: sample.get(key) for key in ("id", "question", "answer", "task", "difficulty", "metadata")},
         answer=sample["final_answer"],
         counted_by=IDS,
+        total_tokens=shown_tokens(sample),
+        thinking_tokens=shown_tokens(sample, "thinking_tokens"),
         read_tokens=sample["total_tokens"],
         ids=array("i", sample["completion_ids"]),
         **{
             key: sample.get(key)
             for key in (
-                *("total_tokens", "thinking_tokens", "truncated", "correct", "prompt_ids"),
+                *("truncated", "correct", "prompt_ids"),
                 *("first_correct_tokens", "settled_tokens", "loops"),
             )
         },

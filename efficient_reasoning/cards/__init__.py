@@ -63,7 +63,8 @@ def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metr
         metadata: the contents of its reasoning.json.
         metrics: numbers of the training run, such as train_loss.
     """
-    shown = {name: f"{value:.6g}" for name, value in metrics.items()}
+    uncounted = {"total_flos": 0}.items()  # of batches that are no columns of ids
+    shown = {name: f"{value:.6g}" for name, value in metrics.items() if (name, value) not in uncounted}
     parts = (_base_name(metadata), *metadata.earlier_methods, metadata.method)
     name = " + ".join(part for part in parts if part)
     _write(Path(folder), name, "path/to/this/folder", metadata, training_metrics=shown)
@@ -179,11 +180,15 @@ def _write(
 ) -> None:
     from huggingface_hub import ModelCard, ModelCardData
 
+    from efficient_reasoning.latent.decoding import marker_texts
+
     base_model = metadata.base_model if metadata else None
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     tokenizer = load_tokenizer(str(folder))
     controls = metadata.controls if metadata else []
+    begin, filler, end = marker_texts(tokenizer)
+    has_pauses = metadata is not None and metadata.pause_steps > 0
     sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
         base_model=base_model if base_is_on_hub else None,
@@ -200,6 +205,9 @@ def _write(
         name=name,
         repo=repo,
         origin=_origin(metadata),
+        before_writing=_before_writing(metadata, begin, filler, end),
+        has_latents=bool(metadata and metadata.latent_steps),
+        pauses=f'"{begin}" + {metadata.pause_steps} * "{filler}" + "{end}"' if has_pauses else None,
         base_on_hub=base_model if base_is_on_hub else None,
         trust=", trust_remote_code=True" if has_own_code(folder) else "",
         has_chat_template=bool(tokenizer.chat_template),
@@ -236,8 +244,29 @@ def _origin(metadata: ReasoningMetadata | None) -> str:
     facts += [f"weights between **{'** and **'.join(metadata.merged_from)}**"] if metadata.merged_from else []
     facts += [f"seed {metadata.seed}"] if metadata.seed is not None else []
     facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
-    thinking = f"Its thinking stands between `{metadata.open_text}` and `{metadata.close_text}`."
+    thinking = "What it thinks in words" if metadata.latent_steps else "Its thinking"
+    thinking += f" stands between `{metadata.open_text}` and `{metadata.close_text}`."
     return f"A reasoning model made with efficient-reasoning: {', '.join(facts)}. {thinking}"
+
+
+def _before_writing(metadata: ReasoningMetadata | None, begin: str, filler: str, end: str) -> str | None:
+    """What stands between a prompt and what the model writes; None of models that begin to write at once."""
+    if metadata is None or not (metadata.latent_steps or metadata.pause_steps):
+        return None
+    place = f"between `{begin}` and `{end}` behind every prompt"
+    if metadata.pause_steps:
+        return (
+            f"Before it writes, it reads {metadata.pause_steps} pauses, {place}: a learnt token, `{filler}`, without "
+            "a meaning of its own. Each counts as a generated token, also in a budget. efficient-reasoning puts them "
+            "there; elsewhere the prompt has to end with them, as in the program below."
+        )
+    network = f", through the network in `{metadata.latent_projection}`" if metadata.latent_projection else ""
+    return (
+        f"Before it writes, it thinks in {metadata.latent_steps} latents, {place}: positions that hold no token, and "
+        f"read the last hidden state of the position before them{network}. Each counts as a generated token, also in "
+        f"a budget; `--backend 'graph?latent_steps=N'` gives it another number of them than it was trained with. "
+        "efficient-reasoning decodes them; plain `transformers` loads the model without."
+    )
 
 
 def _tasks(summary: Mapping) -> list[str]:
@@ -337,7 +366,7 @@ def _commands(
         "fence": fence,
         "solve_commands": [(label, solve(point)) for label, point in zip(labels, points, strict=True)],
     }
-    if metadata is not None and (metadata.latent_steps or metadata.depth):  # vLLM cannot
+    if metadata is not None and (metadata.latent_steps or metadata.pause_steps or metadata.depth):  # `serve` refuses
         return section
     served = shlex.join(serve.command(str(folder), [])).replace(shlex.quote(str(folder)), repo)
     requests = [
@@ -393,9 +422,11 @@ def _limits(
         limits.append(f"Trained with budgets of {low:,} to {high:,} tokens; other budgets are extrapolation.")
     if metadata and metadata.latent_steps:
         limits.append(
-            f"It thinks in {metadata.latent_steps} latent steps, which plain `transformers` leaves out: loaded "
-            "there, it is the base model without them."
+            "Only efficient-reasoning decodes its latents. In plain `transformers` or vLLM it answers without them, "
+            "for which it was not trained, and which was not measured."
         )
+    if metadata and metadata.pause_steps:
+        limits.append("A prompt that does not end with its pauses is one for which it was not trained.")
     if metadata and metadata.depth:
         limits.append(
             f"It decodes with {metadata.depth} iterations of its core; `depth` and `exit_kl`, given to "

@@ -122,7 +122,7 @@ class HarnessModel:
                     )
                     for index, solution in zip(chunk, solutions, strict=True):
                         texts[index] = self._graded(solution, requests[index].args[1].get("until") or ())
-                        tokens += solution.total_tokens
+                        tokens += solution.total_tokens + solution.latent_tokens
                         self.cache_hook.add_partial("generate_until", requests[index].args, texts[index])
         if requests and not disable_tqdm:
             print(f"{len(requests):,} responses of {tokens / len(requests):,.1f} total tokens.", file=sys.stderr)

@@ -33,7 +33,7 @@ from efficient_reasoning.evaluation.statistics import Interval, bootstrap, mark_
 from efficient_reasoning.files import read_jsonl, write_json
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.prompts import conversation
-from efficient_reasoning.traces import read_config, sample_traces
+from efficient_reasoning.traces import read_config, sample_traces, shown_tokens
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference import Reasoner
@@ -196,7 +196,7 @@ def _numbers(path: Path, strategy: str, config: Mapping) -> dict:
         "problems_fingerprint": config["problems_fingerprint"],
         "n": len(rows),
         "accuracy": dataclasses.asdict(accuracy),
-        "total_tokens": dataclasses.asdict(bootstrap([row["total_tokens"] for row in rows], names)),
+        "total_tokens": dataclasses.asdict(bootstrap([shown_tokens(row) for row in rows], names)),
         "truncated_share": float(np.mean([row["truncated"] for row in rows])),
     }
 
@@ -227,7 +227,7 @@ def _why_not(check: str, before: Mapping, after: Mapping) -> str | None:
 def _pairs(baseline: Path, run: Path) -> np.ndarray:
     """Correct before and after, total tokens before and after: (N, 4), a row a problem."""
     before, after = (
-        {row["id"]: (row["correct"], row["total_tokens"]) for row in read_jsonl(path)} for path in (baseline, run)
+        {row["id"]: (row["correct"], shown_tokens(row)) for row in read_jsonl(path)} for path in (baseline, run)
     )
     return np.array([(before[name][0], after[name][0], before[name][1], after[name][1]) for name in before], float)
 

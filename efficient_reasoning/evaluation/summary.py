@@ -3,7 +3,7 @@
 1. One entry a point, a point being a strategy with a budget. Accuracy is avg@k: the share of correct samples.
 2. The headline is `generated_tokens`: all that was decoded or forced for a problem, probes and attempts that were
    thrown away included. The end token of a response, which is part of no length, is left out, so that for a strategy
-   of one response it is the `total_tokens` of that response.
+   of one response it is the `total_tokens` of that response. Latents and pauses count, as thinking and in the total.
 3. Every mean that a claim may rest on has an interval, clustered by problem; p50 and p95 stand beside the means of
    lengths, because overthinking lives in the tail.
 4. All coefficients are in the file: sampling, seeds, and those of the bootstrap.
@@ -27,7 +27,7 @@ from efficient_reasoning.evaluation.metrics import majority, pass_at_k
 from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_columns
 from efficient_reasoning.files import atomic_file, write_json
 from efficient_reasoning.overthinking import kept_share
-from efficient_reasoning.traces import FORMAT
+from efficient_reasoning.traces import FORMAT, shown_tokens
 
 _LENGTHS = ("thinking_tokens", "answer_tokens", "total_tokens", "generated_tokens")
 _UNCOUNTED, _NO_VOTE = ("unit_tests", "judge"), False  # no two programs or texts are alike
@@ -77,7 +77,8 @@ def _numbers(sample: dict) -> dict:
     difficulty, family = sample.get("difficulty"), metadata.get("family")
     return {
         "id": sample["id"],
-        **{name: sample[name] for name in (*_LENGTHS[:3], *_FLAGS)},
+        **{name: sample[name] for name in ("answer_tokens", *_FLAGS)},
+        **{name: shown_tokens(sample, name) for name in ("thinking_tokens", "total_tokens")},
         "generated_tokens": generated_tokens(sample),
         "spent_tokens": spent_tokens,
         "flops": spend["flops"],

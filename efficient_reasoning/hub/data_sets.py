@@ -34,6 +34,7 @@ _MEANINGS = {
     "thinking_tokens": "length of the thinking",
     "answer_tokens": "length of the answer",
     "total_tokens": "length of the whole completion",
+    "latent_tokens": "latents or pauses before the completion, which no length counts",
     "floor_tokens": "length of the shortest solution that still thinks, where it is known",
     "correct": "what the verifier says",
     "truncated": "cut off before the end token",

@@ -99,6 +99,7 @@ def make_example(folder: Path, question: str, max_new_tokens: int) -> Example:
 
     reasoner = load_reasoner(str(folder), device="cpu", dtype="float32")
     prompt_ids = encode_prompt(reasoner.tokenizer, make_prompt(reasoner.tokenizer, question))
+    prompt_ids += reasoner.latent_ids  # pauses; with latents there is no example
     limit_tokens = min(max_new_tokens, _MOST_TOKENS)
     if reasoner.context_tokens is not None:
         limit_tokens = min(limit_tokens, reasoner.context_tokens - len(prompt_ids))

@@ -56,7 +56,8 @@ class GraphEngine(ModelEngine):
         rows: R, decoded together; fewer where their caches would fill more than half of the free memory.
         stride: on CUDA, steps between two looks at what has finished.
         compile_step: on CUDA, let torch.compile fuse the step and the pass over prompts, which takes a minute once.
-        latents: how prompts hold latents; None where none does.
+        latents: how prompts hold latents; None where none does. They are charged as part of the prompt: who asks knows
+            whose they are (`strategy.charge_latents`).
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
@@ -128,11 +129,6 @@ class GraphEngine(ModelEngine):
         spend, ids = row.spend, row.ids
         computed = spend.computed_prompt_tokens
         spend.decoded_tokens = len(ids) - spend.forced_tokens
-        if self.latents is not None and not request.offset:  # of a response that goes on they are part of the prompt
-            latents = len(self.latents.columns(request.prompt_ids))
-            spend.decoded_tokens += latents
-            spend.prompt_tokens -= latents
-            spend.computed_prompt_tokens = max(0, computed - latents)
         spend.seconds = seconds_per_token * (computed + len(ids))
         spend.flops = self.flops.of_prompt(len(request.prompt_ids), computed)
         spend.flops += self.flops.of_new(len(request.prompt_ids), len(ids))

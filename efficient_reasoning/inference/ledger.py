@@ -1,6 +1,7 @@
 """One ledger for everything a strategy makes a model do. Nothing is free.
 
-`decoded_tokens` are executed decoding steps: EOS, probes and rejected tokens included. `forced_tokens` were not
+`decoded_tokens` are executed decoding steps: EOS, probes, rejected tokens and latents included. The pauses that a
+control reads in place of latents are among them, too, so that the two can be compared. `forced_tokens` were not
 sampled but stand in the response (a forced close); they are part of the total that a budget bounds. Prompt tokens
 are counted twice over: as the logical prompt of each request, and as computed, where a prefix shared or cached counts
 once.

@@ -37,7 +37,8 @@ class NoThinking:
         if len(thinking.close(response.ids, assignment.prompt_ids)) >= room_tokens:
             block = "this thinking block" if self.thought else "an empty thinking block"
             name = "max_new_tokens" if assignment.budget_tokens is None else "budget_tokens"
-            raise BadInput(f"{name} is {assignment.limit_tokens}; {block} takes them all.")
+            less = " without latents" if assignment.latents and assignment.budget_tokens is not None else ""
+            raise BadInput(f"{name} is {assignment.limit_tokens}{less}; {block} takes them all.")
         request = assignment.request(response.ids, room_tokens)
         # Also without a budget, under which alone `request` closes anything.
         [completion] = yield [replace(request, forced_close=ForcedClose(0, thinking))]

@@ -3,7 +3,8 @@
 1. `graph` decodes with our own loop, `transformers` with plain `generate`, `vllm` in vLLM, `openai` on the server at
    OPENAI_BASE_URL, and `mock` says a script; `auto` takes the fastest that can.
 2. Every engine closes thinking by force: in its loop where it can, else in two passes.
-3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them.
+3. A checkpoint that thinks in latents gets them behind every prompt; only `graph` decodes them. One with learnt pauses
+   gets those, which are tokens that every backend reads.
 4. One of recurrent depth is as deep as it is told to be; only `transformers` decodes it.
 """
 
@@ -85,8 +86,8 @@ class Reasoner:
 
     @property
     def latent_steps(self) -> int:
-        """How many latents a response takes; pauses, which are read all at once, are none."""
-        return len(self.latent_ids) - 2 if self.latent_ids and self.metadata.latent_steps else 0
+        """How many latents, or pauses in their place, a response begins with; each counts as a decoded token."""
+        return len(self.latent_ids) - 2 if self.latent_ids else 0
 
     @property
     def decodes_elsewhere(self) -> bool:
@@ -212,15 +213,16 @@ def _latent_ids(
         raise BadInput(f"{folder} does not think in latents; leave out latent_steps.")
     if not trained:
         return ()
-    from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+    from efficient_reasoning.latent.decoding import marker_texts
 
     steps = trained if steps is None else steps
     if steps < 0:
         raise BadInput(f"latent_steps is {steps}; give 0 or more.")
-    for text in (BOT, LATENT, EOT):
+    texts = marker_texts(tokenizer)
+    for text in texts:
         if text not in tokenizer.get_vocab():
             raise BadInput(f"{folder}: its tokenizer has no {text}, though it thinks in latents; copy it again.")
-    bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in (BOT, LATENT, EOT))
+    bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in texts)
     return (bot, *[latent] * steps, eot)
 
 

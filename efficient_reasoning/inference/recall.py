@@ -44,12 +44,12 @@ class RecallingEngine:
         if known is None or (len(known.ids) < request.max_new_tokens and not ends):
             return None
         ids = known.ids[: request.max_new_tokens]
-        decoded_tokens = known.spend.decoded_tokens - len(known.ids) + len(ids)  # latents stay
+        decoded_tokens = known.spend.decoded_tokens - len(known.ids) + len(ids)
         computed, prompt_tokens = known.spend.computed_prompt_tokens, len(request.prompt_ids)
         share = (computed + decoded_tokens) / (computed + known.spend.decoded_tokens)
         costs, flops = getattr(self.engine, "flops", None), 0.0  # of engines that know their model
         iterations = known.iterations[: len(ids)]
-        if costs:  # and read all of a prompt, latents too, or nothing
+        if costs:  # and read all of a prompt or nothing
             flops = costs.of_prompt(prompt_tokens, prompt_tokens if computed else 0)
             flops += costs.of_new(prompt_tokens, len(ids), iterations)
         spend = dataclasses.replace(

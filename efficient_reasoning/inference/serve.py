@@ -30,13 +30,17 @@ def command(model: str, flags: list[str]) -> list[str]:
     """The words of `vllm serve` for a folder or Hub id; `flags` are passed on, and stand in place of ours.
 
     Raises:
-        BadInput: a broken checkpoint, no known delimiters, or one that thinks in latent steps or is of recurrent
-            depth, which vLLM cannot.
+        BadInput: a broken checkpoint, no known delimiters, one that thinks in latent steps or is of recurrent depth,
+            which vLLM cannot, or one with pauses, which requests of others would not have.
     """
     folder = resolve_model(model)
     metadata = ReasoningMetadata.load(folder)
     if metadata is not None and metadata.latent_steps:
         raise BadInput(f"{model} thinks in latent steps, which vLLM cannot; use backend graph.")
+    if metadata is not None and metadata.pause_steps:
+        raise BadInput(
+            f"{model} reads pauses behind prompts, which a server would leave out; use backend vllm or graph."
+        )
     if metadata is not None and metadata.depth:
         raise BadInput(f"{model} is of recurrent depth, which vLLM cannot decode; use backend transformers.")
     thinking = thinking_format(folder, load_tokenizer(folder))

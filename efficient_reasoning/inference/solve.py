@@ -19,6 +19,7 @@ from efficient_reasoning.inference.strategy import (
     Assignment,
     Response,
     Strategy,
+    charge_latents,
     check_capabilities,
     get_strategy,
     run_all,
@@ -37,7 +38,8 @@ class Solution:
         prompt_ids, completion_ids: as the model read and wrote them; EOS kept.
         truncated: the response was cut off before EOS.
         forced_close: the thinking was closed from outside.
-        thinking_tokens, answer_tokens, total_tokens: delimiters count only in the total.
+        thinking_tokens, answer_tokens, total_tokens: of the completion; delimiters count only in the total.
+        latent_tokens: latents, or pauses, that were read or decoded before it; in no other length, and in `spend`.
         spend: everything the strategy made the model do.
     """
 
@@ -51,6 +53,7 @@ class Solution:
     answer_tokens: int
     total_tokens: int
     spend: Ledger
+    latent_tokens: int = 0
 
     @property
     def kept_reasoning(self) -> bool:
@@ -103,10 +106,10 @@ def respond_many(
         reasoner: from `load_reasoner`.
         questions: texts, or conversations that end with a question; the prompt is rendered as in training.
         strategy: a name that `get_strategy` knows.
-        budget_tokens: most tokens to decode or force a question; None for no budget.
+        budget_tokens: most tokens to decode or force a question, latents and pauses included; None for no budget.
         seeds: one a question.
         temperature, top_p, top_k: see `Sampling`.
-        max_new_tokens: most tokens of one chain when there is no budget.
+        max_new_tokens: most tokens of one chain when there is no budget; latents and pauses are none.
         progress: told how many more questions are done.
         parameters: of the strategy.
 
@@ -116,7 +119,8 @@ def respond_many(
     sampling = Sampling(temperature, top_p, top_k)
     assignments = assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
     plan = _plan(reasoner, strategy, parameters)
-    responses = run_all(reasoner.closing_engine(), [plan.solve(assignment) for assignment in assignments], progress)
+    steps = [charge_latents(plan.solve(assignment), assignment.latents) for assignment in assignments]
+    responses = run_all(reasoner.closing_engine(), steps, progress)
     for assignment, response in zip(assignments, responses, strict=True):
         response.prompt_ids = response.prompt_ids or assignment.prompt_ids
     return responses
@@ -156,8 +160,9 @@ def assign(
         raise BadInput(f"max_new_tokens is {max_new_tokens}; give at least 1.")
     if budget_tokens is not None and reasoner.latent_steps:  # each is a step of the model like any other
         if budget_tokens <= reasoner.latent_steps:
+            kind = "latents" if reasoner.metadata.latent_steps else "pauses"
             raise BadInput(
-                f"budget_tokens is {budget_tokens}, and {reasoner.name} takes {reasoner.latent_steps} latents; give "
+                f"budget_tokens is {budget_tokens}, and {reasoner.name} takes {reasoner.latent_steps} {kind}; give "
                 "more, or fewer latent_steps."
             )
         budget_tokens -= reasoner.latent_steps
@@ -182,8 +187,9 @@ def assign(
                 f"The question {question[:30]!r}... takes {len(prompt_ids):,} tokens, and {reasoner.name} reads "
                 f"{reasoner.context_tokens:,}; shorten it."
             )
+    given = (reasoner.thinking, budget_tokens, max_new_tokens, sampling)
     return [
-        Assignment(prompt_ids, reasoner.thinking, budget_tokens, max_new_tokens, sampling, seed, question, render)
+        Assignment(prompt_ids, *given, seed, question, render, reasoner.latent_steps)
         for prompt_ids, seed, question, render in zip(prompts, seeds, questions, renders, strict=True)
     ]
 
@@ -202,4 +208,5 @@ def take_apart(thinking: ThinkingFormat, response: Response) -> Solution:
         answer_tokens=count.answer_tokens,
         total_tokens=count.total_tokens,
         spend=response.spend,
+        latent_tokens=response.latent_tokens,
     )

@@ -3,7 +3,7 @@
 1. A strategy is a generator: it yields batches of requests, is sent their completions, and returns one response. It
    never sees the engine, so any strategy runs on any engine, and tests drive it by hand.
 2. `run_all` advances the strategies of many problems side by side and decodes what they ask for in common batches.
-3. Whatever a strategy asks for is charged to its problem's ledger.
+3. Whatever a strategy asks for is charged to its problem's ledger, and latents of its prompts once (`charge_latents`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar, get_type_hints
 
 from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling
+from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling, single_samples
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -27,12 +27,14 @@ class Assignment:
     Attributes:
         prompt_ids: the rendered prompt.
         thinking: the model's delimiters.
-        budget_tokens: most tokens to decode or force for this problem; None for no budget.
+        budget_tokens: most tokens to decode or force for this problem, the latents of one prompt aside; None for no
+            budget.
         max_new_tokens: most tokens of one chain when there is no budget.
         sampling: how tokens are drawn.
         seed: of this problem.
         question: what is asked.
         render: any wording of a question -> its prompt; `render(question)` is `prompt_ids`.
+        latents: how many end every prompt; who asks in other words besides leaves room for theirs (`charge_latents`).
     """
 
     prompt_ids: list[int]
@@ -43,6 +45,7 @@ class Assignment:
     seed: int
     question: str
     render: Callable[[str], list[int]]
+    latents: int = 0
 
     @property
     def limit_tokens(self) -> int:
@@ -75,6 +78,7 @@ class Response:
         forced_close: the thinking was closed from outside.
         spend: everything it took.
         prompt_ids: the prompt that it follows, where the strategy worded the question itself.
+        latent_tokens: latents, or pauses, before it; charged, and none of `ids`.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -82,6 +86,7 @@ class Response:
     forced_close: bool = False
     spend: Ledger = field(default_factory=Ledger)
     prompt_ids: list[int] | None = None
+    latent_tokens: int = 0
 
     def append(self, completion: Completion) -> None:
         self.ids += completion.ids
@@ -133,9 +138,11 @@ def answer_reserve(assignment: Assignment, answer_reserve_tokens: int | None = N
             f"give at least {forced_tokens + 1}."
         )
     if budget_tokens <= reserve_tokens:
+        latents = assignment.latents  # which the budget that was given holds, too
+        taken = f" and {latents} taken by latents" if latents else ""
         raise BadInput(
-            f"budget_tokens is {budget_tokens}, of which {reserve_tokens} are reserved for the answer; "
-            f"give at least {reserve_tokens + 1}."
+            f"budget_tokens is {budget_tokens + latents}, of which {reserve_tokens} are reserved for the answer"
+            f"{taken}; give at least {reserve_tokens + latents + 1}."
         )
     return reserve_tokens
 
@@ -222,6 +229,48 @@ def get_strategy(name: str, **parameters) -> Strategy:
     hints = get_type_hints(known[name])
     written = {key: read_value(f"Strategy {name!r}: {key}", hints[key], text) for key, text in given.items()}
     return known[name](**written, **parameters)
+
+
+def charge_latents(steps: Steps, latents: int) -> Steps:
+    """The same steps, charged for the latents, or pauses, that end every prompt.
+
+    They are decoded tokens of the first request that reads a prompt, whatever is forced behind it by then, and part of
+    the prompt for those that go on from there. A strategy is not shown the charge of its first prompt, which its
+    budget is already without; that of any further one is in the spend of the completion.
+
+    Args:
+        steps: a strategy at work; engines charge it latents as part of prompts.
+        latents: how many end a prompt.
+    """
+    if not latents:
+        return (yield from steps)
+    read: set[tuple[int, ...]] = set()
+    unshown, completions = Ledger(), None
+    while True:
+        try:
+            requests = steps.send(completions)
+        except StopIteration as stop:
+            stop.value.spend += unshown
+            stop.value.latent_tokens = latents if read else 0
+            return stop.value
+        completions = list((yield requests))
+        for index, request in enumerate(single_samples(requests)):
+            prompt = tuple(request.prompt_ids[: len(request.prompt_ids) - request.offset])
+            if prompt in read:
+                continue
+            spend = completions[index].spend
+            shown = 0 if not read else latents
+            unshown.decoded_tokens += latents - shown
+            completions[index] = replace(  # who recalls completions may give this one again
+                completions[index],
+                spend=replace(
+                    spend,
+                    prompt_tokens=spend.prompt_tokens - latents,
+                    computed_prompt_tokens=max(0, spend.computed_prompt_tokens - latents),
+                    decoded_tokens=spend.decoded_tokens + shown,
+                ),
+            )
+            read.add(prompt)
 
 
 def run_all(

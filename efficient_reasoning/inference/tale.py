@@ -51,9 +51,12 @@ class TaleEstimate:
         question, spend = assignment.question, Ledger()
         asked = replace(assignment, prompt_ids=assignment.render(f"{ESTIMATE}{question}"))
         close = thinking.close([], asked.prompt_ids)
-        if think_tokens > len(close) + self.estimate_tokens:
+        if think_tokens > len(close) + self.estimate_tokens + assignment.latents:
             [estimate] = yield [asked.probe(close, self.estimate_tokens)]
             spend = estimate.spend + Ledger(forced_tokens=len(close))
+            if assignment.budget_tokens is not None:  # the response has latents of its own
+                assignment = replace(assignment, budget_tokens=assignment.budget_tokens - assignment.latents)
+                think_tokens -= assignment.latents
             if number := re.search(r"\d+", thinking.tokenizer.decode(estimate.ids)):
                 # More than there is would only mislead.
                 question = question + budget_text(min(int(number[0]), think_tokens - spend.tokens))
@@ -99,7 +102,7 @@ def halve(
         # An attempt that is no cheaper is no use, so it need not be decoded to its end.
         room_tokens = len(best.ids) - 1
         if assignment.budget_tokens is not None:
-            room_tokens = min(room_tokens, assignment.budget_tokens - spend.tokens)
+            room_tokens = min(room_tokens, assignment.budget_tokens - assignment.latents - spend.tokens)
         if room_tokens < 1:
             break
         told = replace(assignment, prompt_ids=assignment.render(assignment.question + budget_text(tokens)))

@@ -46,8 +46,8 @@ class LatentTrainer(Trainer):
         rest: as for Trainer.
 
     Raises:
-        BadInput: gradient checkpointing, more latents and tokens than the model has positions, or modules beside the
-            model under ZeRO-3.
+        BadInput: gradient checkpointing, torch_compile, more latents and tokens than the model has positions, or
+            modules beside the model under ZeRO-3.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class LatentTrainer(Trainer):
     ):
         if args.gradient_checkpointing:
             raise BadInput("Latents are computed through a key-value cache; set gradient_checkpointing to false.")
+        if args.torch_compile:
+            raise BadInput("Latents are computed in passes that torch_compile does not reach; set it to false.")
         check_lengths(train_dataset, curriculum, markers, model.config)
         weights = weights or LossWeights()
         has_network = projection is not None and projection.network is not None

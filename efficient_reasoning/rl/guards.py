@@ -29,7 +29,6 @@ _READ_CUTS = ("dler", "adaptthink", "mrt")  # algorithms that need the responses
 _FOR_ONE_REWARD = {  # settings of TRL's that have no use here: what they may be, and why nothing else
     "reward_weights": (lambda value: value is None, "there is one reward, whose weight its reward_parameters give"),
     "remove_unused_columns": (lambda value: not value, "the reward reads them"),
-    "eval_strategy": (lambda value: value == "no", "`efficient-reasoning evaluate` does that on other problems"),
 }
 # What a reward gets beside the columns of the rows, and what makes them rows with pictures.
 _TAKEN = ("prompts", "completions", "trainer_state", "log_extra", "log_metric", "image", "images")

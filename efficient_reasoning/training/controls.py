@@ -59,7 +59,9 @@ def add_controls(tokenizer: PreTrainedTokenizerBase, controls: Iterable[str]) ->
     """Make each control one token of the tokenizer, in place, and return the ids of the new ones."""
     from transformers import AddedToken
 
-    new = [text for text in controls if len(tokenizer(text, add_special_tokens=False)["input_ids"]) > 1]
+    unknown = tokenizer.unk_token_id  # which tokenizers of whole words make of any other
+    encoded = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in controls}
+    new = [text for text, ids in encoded.items() if len(ids) > 1 or ids == [unknown]]
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in new])
     return tokenizer.convert_tokens_to_ids(new)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Example, Markers
-from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
+from efficient_reasoning.latent.decoding import marker_texts
 from efficient_reasoning.latent.projection import LatentProjection, load_projection
 from efficient_reasoning.training.controls import add_controls
 
@@ -25,8 +25,9 @@ def add_markers(base: Base) -> tuple[Markers, list[int]]:
 
     The placeholder of a latent, which is never looked up where there are latents, is the token of a pause.
     """
-    new = add_controls(base.tokenizer, (BOT, LATENT, EOT))
-    bot, latent, eot = base.tokenizer.convert_tokens_to_ids([BOT, LATENT, EOT])
+    texts = marker_texts(base.tokenizer)
+    new = add_controls(base.tokenizer, texts)
+    bot, latent, eot = base.tokenizer.convert_tokens_to_ids(list(texts))
     thinking = base.thinking
     return Markers(thinking.open_ids, thinking.close_ids, bot, eot, latent), new
 
@@ -84,10 +85,13 @@ def examples(path: str, rows: Dataset, base: Base) -> list[Example]:
     """Rows with `prompt`, `steps` and `answer` as ids; a line break ends each step.
 
     Raises:
-        BadInput: a row whose steps are no texts, or whose answer is none; its number is named.
+        BadInput: a row whose steps are no texts, or whose answer is none; its number is named. Prompts that are
+            messages, and a tokenizer without a chat template.
     """
     from efficient_reasoning.prompts import encode_prompt
+    from efficient_reasoning.training.rows import check_kind
 
+    check_kind(path, rows, ("prompt",), base.tokenizer)
     prompts, steps_of, answers = (rows[name][:] for name in ("prompt", "steps", "answer"))
     for number, (steps, answer) in enumerate(zip(steps_of, answers, strict=True), start=1):
         if not isinstance(steps, list) or not all(isinstance(step, str) and step for step in steps):

@@ -55,7 +55,7 @@ def load_prompts(path: str, required: tuple[str, ...], tokenizer: PreTrainedToke
         BadInput: as `load_rows`, or messages that this tokenizer cannot render.
     """
     rows = load_rows(path, required)
-    _check_kind(path, rows, ("prompt",), tokenizer)
+    check_kind(path, rows, ("prompt",), tokenizer)
     return rows
 
 
@@ -72,7 +72,7 @@ def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     rows = load_rows(path, ())
     if "messages" not in rows.column_names:
         rows = load_rows(path, ("prompt", "completion"))
-        _check_kind(path, rows, ("prompt", "completion"), tokenizer)
+        check_kind(path, rows, ("prompt", "completion"), tokenizer)
         return rows
     rows, turns = load_rows(path, ("messages",)), []
     for number, row in enumerate(rows, start=1):
@@ -90,12 +90,16 @@ def load_pairs(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         BadInput: as `load_rows`, or text and messages in one row.
     """
     rows = load_rows(path, ("prompt", "chosen", "rejected"))
-    _check_kind(path, rows, ("prompt", "chosen", "rejected"), tokenizer)
+    check_kind(path, rows, ("prompt", "chosen", "rejected"), tokenizer)
     return rows
 
 
-def _check_kind(path: str, rows: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Columns that the trainer would fail on, or join as what they are not; a column is of one kind (`_read_rows`)."""
+def check_kind(path: str, rows: Dataset, names: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse columns that training would fail on, or join as what they are not; one is of one kind (`_read_rows`).
+
+    Raises:
+        BadInput: text and messages in one row, what is no list of messages, or messages without a chat template.
+    """
     texts = [name for name in names if isinstance(rows[0][name], str)]
     if texts and len(texts) < len(names):
         raise BadInput(f"{path}: {texts[0]} is text, and the rest of {', '.join(names)} is not; write one kind.")

@@ -88,6 +88,11 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
             f"resume_from_checkpoint is {config.resume_from_checkpoint}, and a run goes on from the last checkpoint "
             "in its output_dir; leave it out, and name another output_dir to begin anew."
         )
+    if config.eval_on_start or config.eval_strategy != "no":
+        raise BadInput(
+            "eval_strategy and eval_on_start need an evaluation set, which no recipe has; leave them out, and run "
+            "`efficient-reasoning evaluate` on what was trained."
+        )
     set_seed(config.seed)
     if arguments.dry_run:
         return

@@ -77,6 +77,7 @@ class FakeReasoner(SimpleNamespace):
             thinking_tokens=thinking,
             answer_tokens=1,
             total_tokens=thinking + 3,
+            latent_tokens=0,
             spend=Ledger(requests=1, prompt_tokens=1, decoded_tokens=thinking + 4, seconds=0.01),
         )
 

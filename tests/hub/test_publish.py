@@ -9,12 +9,13 @@ import shlex
 import pytest
 
 from efficient_reasoning import cli
-from efficient_reasoning.checkpoint import LATENT_NAME, ReasoningMetadata, weights_fingerprint
+from efficient_reasoning.checkpoint import LATENT_NAME, ReasoningMetadata, load_tokenizer, weights_fingerprint
 from efficient_reasoning.contamination import training_problems
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.hub import example, publish
 from efficient_reasoning.hub import folder as hub_folder
+from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
 from efficient_reasoning.latent.projection import LatentProjection
 from tests.hub.hub_server import TOKEN, files_of
 
@@ -343,7 +344,30 @@ def test_latent_thinking_is_not_checked(run, model, metadata):
     metadata.latent_steps = 3
     metadata.save(model)
     card = (publish(run, model, "ORG/concise-tiny") / "README.md").read_text()
-    assert "was not checked: it thinks in latent steps" in card and "vllm" not in card
+    assert "What was measured is not this program: it thinks in latent steps, which plain transformers leaves" in card
+    assert "it was not checked" not in card and "vllm serve" not in card
+    assert "latents, thinking and answer" in card and "loads it without its latents" in card
+
+
+def test_pauses_are_checked_in_plain_transformers(run, model, metadata, plain_transformers):
+    from transformers import AddedToken, AutoModelForCausalLM
+
+    tokenizer = load_tokenizer(str(model))
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in (BOT, LATENT, EOT)])
+    tokenizer.save_pretrained(model)
+    weights = AutoModelForCausalLM.from_pretrained(model)
+    weights.resize_token_embeddings(len(tokenizer))
+    weights.save_pretrained(model)
+    metadata.pause_steps = 3
+    metadata.save(model)
+    summary = json.loads((run / "summary.json").read_text())
+    config = summary["config"] | {"weights": weights_fingerprint(str(model))}
+    write_json(run / "summary.json", summary | {"config": config})
+    folder = publish(run, model, "ORG/concise-tiny")
+    card, repeated = (folder / "README.md").read_text(), json.loads((folder / example.EXAMPLE_NAME).read_text())
+    assert 'pauses = "<|start-latent|>" + 3 * "<|latent|>" + "<|end-latent|>"' in blocks(card, "python")[0]
+    assert tokenizer.convert_ids_to_tokens(repeated["prompt_ids"])[-5:] == [BOT, *[LATENT] * 3, EOT]
+    assert "token for token; it was checked" in card and "vllm serve" not in card
 
 
 # ---- the operating points ----

@@ -143,3 +143,6 @@ def test_latent_checkpoints_are_not_served(tiny_model, tmp_path):
     ReasoningMetadata("coconut", "sft", latent_steps=4).save(folder)
     with pytest.raises(BadInput, match="latent steps, which vLLM cannot; use backend graph"):
         serve.command(str(folder), [])
+    ReasoningMetadata("pause", "sft", pause_steps=4).save(folder)
+    with pytest.raises(BadInput, match="reads pauses behind prompts, which a server would leave out; use backend"):
+        serve.command(str(folder), [])

@@ -66,13 +66,12 @@ def test_a_batch_decodes_what_each_decodes_slowly(model, rows):
     assert len({tuple(ids) for ids in expected}) > 3
 
 
-def test_latents_count_as_decoded(model):
+def test_an_engine_charges_latents_as_part_of_prompts(model):
     rng = random.Random(1)
-    [with_latents, without] = engine(model).generate(
-        [Request(prompt(rng, 5, 3, 1), 4, Sampling(0)), Request(prompt(rng, 5, 0, 4), 4, Sampling(0))]
-    )
-    assert (with_latents.spend.prompt_tokens, with_latents.spend.decoded_tokens) == (6, 3 + len(with_latents.ids))
-    assert (without.spend.prompt_tokens, without.spend.decoded_tokens) == (9, len(without.ids))
+    requests = [Request(prompt(rng, 5, 3, 1), 4, Sampling(0), offset=offset) for offset in (0, 1)]
+    for completion in engine(model).generate([*requests, Request(prompt(rng, 5, 0, 4), 4, Sampling(0))]):
+        spend = completion.spend
+        assert (spend.prompt_tokens, spend.computed_prompt_tokens, spend.decoded_tokens) == (9, 9, len(completion.ids))
 
 
 def test_a_placeholder_elsewhere_is_a_token_like_any_other(model):
@@ -85,7 +84,7 @@ def test_a_placeholder_elsewhere_is_a_token_like_any_other(model):
     expected = int(model(inputs_embeds=inputs).logits[0, -1].argmax())
     [completion] = engine(model).generate([Request([*question, LATENT, LATENT, 3, *response], 1, Sampling(0))])
     assert completion.ids == [expected]
-    assert (completion.spend.prompt_tokens, completion.spend.decoded_tokens) == (11, 3)
+    assert (completion.spend.prompt_tokens, completion.spend.decoded_tokens) == (13, 1)
 
 
 def test_something_stands_behind_latents(model):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import LATENT_NAME, ReasoningMetadata, load_tokenizer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import write_jsonl
+from efficient_reasoning.hub.example import run_program
 from efficient_reasoning.inference.solve import solve_many
 from efficient_reasoning.latent.decoding import BOT, EOT, LATENT
 from efficient_reasoning.latent.projection import load_projection
@@ -63,12 +65,13 @@ def test_every_method_trains_and_is_solved_with(tmp_path, tiny_model, data, meth
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "run", output_loading_info=True)
     assert not any(report.values())
     reasoner = load_reasoner(str(tmp_path / "run"))
-    assert reasoner.latent_steps == metadata.latent_steps
+    assert reasoner.latent_steps == metadata.latent_steps + metadata.pause_steps
     solutions = solve_many(reasoner, QUESTIONS, seeds=[0, 1], max_new_tokens=8, temperature=0.0)
     for solution in solutions:
         tail = reasoner.tokenizer.convert_ids_to_tokens(solution.prompt_ids)[-6:]
         assert (tail == [BOT, *[LATENT] * 4, EOT]) == (method in (*WITH_LATENTS, "pause"))
-        assert solution.spend.decoded_tokens == metadata.latent_steps + len(solution.completion_ids)
+        assert solution.latent_tokens == metadata.latent_steps + metadata.pause_steps
+        assert solution.spend.decoded_tokens == solution.latent_tokens + len(solution.completion_ids)
 
 
 def test_a_decoder_of_steps_and_a_projection_are_trained_and_only_the_projection_stays(tmp_path, tiny_model, data):
@@ -130,12 +133,63 @@ def test_new_tokens_begin_as_the_delimiters_do_and_are_trained(tmp_path, tiny_mo
     assert torch.equal(weight[eot], weight[end])
 
 
+def test_the_program_in_its_card_gives_pauses_to_plain_transformers(tmp_path, tiny_model, data):
+    run("sft_latent", argv(tmp_path, tiny_model, data, "pause"))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "it reads 2 pauses, between `<|start-latent|>` and `<|end-latent|>` behind every prompt" in card
+    program = re.search(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[1]
+    greedy = re.sub(r"do_sample=True.*\)", "do_sample=False, max_new_tokens=9)", program)
+    found = run_program(greedy, "path/to/this/folder", tmp_path / "run")
+    for backend in ("graph", "transformers"):
+        reasoner = load_reasoner(str(tmp_path / "run"), backend)
+        solution = solve(reasoner, "Compute 34 + 27 - 15 + 88.", max_new_tokens=9, temperature=0.0)
+        assert found == {"prompt": solution.prompt_ids, "response": solution.completion_ids}
+        assert (solution.latent_tokens, solution.spend.decoded_tokens) == (2, 2 + len(solution.completion_ids))
+
+
+def test_the_card_of_a_latent_checkpoint_says_what_runs_it(tmp_path, tiny_model, data):
+    run("sft_latent", argv(tmp_path, tiny_model, data, "codi"))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "it thinks in 2 latents, between `<|start-latent|>` and `<|end-latent|>` behind every prompt" in card
+    assert "through the network in `latent.safetensors`" in card and "total_flos" not in card
+    assert card.index("efficient-reasoning solve") < card.index(
+        "With plain `transformers`, which loads the same weights"
+    )
+    assert card.count("efficient-reasoning solve --model") == 2 and "pauses" not in card
+
+
+def test_a_token_of_a_name_that_others_give_a_turn_s_end_keeps_its_meaning(tmp_path, tiny_model, data):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer, model = load_tokenizer(str(tiny_model)), AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer.add_special_tokens({"eos_token": "<|eot|>"})
+    model.resize_token_embeddings(len(tokenizer))
+    for part in (tokenizer, model):
+        part.save_pretrained(tmp_path / "model")
+    run("sft_latent", argv(tmp_path, tmp_path / "model", data, "coconut"))
+    reasoner = load_reasoner(str(tmp_path / "run"))
+    assert reasoner.tokenizer.convert_tokens_to_ids("<|eot|>") not in reasoner.latent_ids
+    assert reasoner.tokenizer.convert_ids_to_tokens(reasoner.latent_ids) == [BOT, LATENT, LATENT, EOT]
+
+
 def test_a_further_stage_finds_the_tokens_in_place(tmp_path, tiny_model, data):
     run("sft_latent", argv(tmp_path, tiny_model, data, "coconut", output_dir=tmp_path / "first"))
     run("sft_latent", argv(tmp_path, tmp_path / "first", data, "coconut"))
     sizes = [len(load_tokenizer(str(folder))) for folder in (tiny_model, tmp_path / "first", tmp_path / "run")]
     assert sizes[1] == sizes[2] == sizes[0] + 3
     assert solve(load_reasoner(str(tmp_path / "run")), QUESTIONS[0], max_new_tokens=4).prompt_ids
+
+
+def test_checkpoints_from_when_the_tokens_had_other_names_are_solved_with_and_trained_on(tmp_path, tiny_model, data):
+    earlier = ["<|bot|>", LATENT, "<|eot|>"]
+    run("sft_latent", argv(tmp_path, tiny_model, data, "coconut", output_dir=tmp_path / "first"))
+    for path in (tmp_path / "first").glob("*.json"):
+        path.write_text(path.read_text().replace(BOT, earlier[0]).replace(EOT, earlier[2]))
+    reasoner = load_reasoner(str(tmp_path / "first"))
+    assert reasoner.tokenizer.convert_ids_to_tokens(reasoner.latent_ids) == [*earlier[:2], *earlier[1:]]
+    run("sft_latent", argv(tmp_path, tmp_path / "first", data, "coconut"))
+    again = load_reasoner(str(tmp_path / "run"))
+    assert again.latent_ids == reasoner.latent_ids and len(again.tokenizer) == len(reasoner.tokenizer)
+    assert solve(again, QUESTIONS[0], max_new_tokens=4).latent_tokens == 2
 
 
 @pytest.mark.parametrize(
@@ -150,6 +204,9 @@ def test_a_further_stage_finds_the_tokens_in_place(tmp_path, tiny_model, data):
         ({"latents_per_step": 400}, "tokens and latents, and the model has 512 positions"),
         ({"latents_per_step": 400, "dry_run": True}, "tokens and latents, and the model has 512 positions"),
         ({"gradient_checkpointing": True}, "set gradient_checkpointing to false"),
+        ({"torch_compile": True}, "in passes that torch_compile does not reach; set it to false"),
+        ({"eval_strategy": "steps"}, "eval_strategy and eval_on_start need an evaluation set, which no recipe has"),
+        ({"eval_on_start": True}, "need an evaluation set, which no recipe has; leave them out, and run"),
         ({"method": "codi", "max_stage": 0}, "max_stage is 0; give at least 1"),
         ({"method": "codi", "latents_per_step": 0}, "latents_per_step is 0; give at least 1"),
         ({"method": "codi", "distillation_coef": -0.5}, "distillation_coef is -0.5; give 0 or more"),
@@ -179,6 +236,10 @@ def test_a_model_whose_latents_nobody_could_decode_is_refused_before_training(tm
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (
+            {"prompt": [{"role": "user", "content": "Compute 1 + 2."}]},
+            "rows.jsonl: its rows are messages, and .* has no chat template; write them as text",
+        ),
         ({"steps": []}, "line 1: no 'steps'; every row needs prompt, steps, answer"),
         ({"answer": " "}, "line 1: no 'answer'; every row needs prompt, steps, answer"),
         ({"steps": [1]}, "row 1: its steps are no texts; write it with `data chain_steps`"),

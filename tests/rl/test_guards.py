@@ -80,7 +80,6 @@ def test_so_does_an_algorithm(tmp_path, algorithm):
     [
         ("reward_weights", [0.5], r"is \[0.5\], and there is one reward, whose weight its reward_parameters give"),
         ("remove_unused_columns", True, "is True, and the reward reads them"),
-        ("eval_strategy", "steps", "is steps, and `efficient-reasoning evaluate` does that"),
     ],
 )
 def test_what_has_no_use_here_is_refused(tmp_path, key, value, why):

@@ -72,3 +72,14 @@ def test_new_tokens_start_as_far_apart_as_others_are(tiny_model, tied):
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
     alone, _ = embedded(controls[4:5])
     assert torch.equal(alone.get_input_embeddings().weight[old], model.get_input_embeddings().weight[old + 4])
+
+
+def test_a_tokenizer_of_whole_words_gets_its_controls():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "so": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert add_controls(tokenizer, ["<|short|>", "so"]) == [2]
+    assert tokenizer("so <|short|>")["input_ids"] == [1, 2] and add_controls(tokenizer, ["<|short|>"]) == []
