@@ -213,16 +213,15 @@ def _latent_ids(
         raise BadInput(f"{folder} does not think in latents; leave out latent_steps.")
     if not trained:
         return ()
-    from efficient_reasoning.latent.decoding import marker_texts
+    from efficient_reasoning.latent.decoding import MARKERS
 
     steps = trained if steps is None else steps
     if steps < 0:
         raise BadInput(f"latent_steps is {steps}; give 0 or more.")
-    texts = marker_texts(tokenizer)
-    for text in texts:
+    for text in MARKERS:
         if text not in tokenizer.get_vocab():
             raise BadInput(f"{folder}: its tokenizer has no {text}, though it thinks in latents; copy it again.")
-    bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in texts)
+    bot, latent, eot = (tokenizer.convert_tokens_to_ids(text) for text in MARKERS)
     return (bot, *[latent] * steps, eot)
 
 

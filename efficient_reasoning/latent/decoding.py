@@ -13,21 +13,13 @@ from dataclasses import dataclass
 from itertools import islice, pairwise, takewhile
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.passes import Row, collate, read
 from efficient_reasoning.latent.projection import LatentProjection
 
-BOT, LATENT, EOT = "<|start-latent|>", "<|latent|>", "<|end-latent|>"  # tokens of a latent checkpoint, as Coconut's
-_EARLIER = ("<|bot|>", LATENT, "<|eot|>")  # of checkpoints from before; the `<|eot|>` of Llama 4 ends a turn
-
-
-def marker_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:
-    """Begin, placeholder and end of latents as a tokenizer has them, or is to have them if it has none yet."""
-    vocabulary = tokenizer.get_vocab()
-    is_early = BOT not in vocabulary and all(text in vocabulary for text in _EARLIER)
-    return _EARLIER if is_early else (BOT, LATENT, EOT)
+MARKERS = BOT, LATENT, EOT = "<|start-latent|>", "<|latent|>", "<|end-latent|>"  # of a checkpoint, as Coconut's
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from efficient_reasoning.checkpoint import ReasoningMetadata
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.curriculum import Example, Markers
-from efficient_reasoning.latent.decoding import marker_texts
+from efficient_reasoning.latent.decoding import MARKERS
 from efficient_reasoning.latent.projection import LatentProjection, load_projection
 from efficient_reasoning.training.controls import add_controls
 
@@ -25,9 +25,8 @@ def add_markers(base: Base) -> tuple[Markers, list[int]]:
 
     The placeholder of a latent, which is never looked up where there are latents, is the token of a pause.
     """
-    texts = marker_texts(base.tokenizer)
-    new = add_controls(base.tokenizer, texts)
-    bot, latent, eot = base.tokenizer.convert_tokens_to_ids(list(texts))
+    new = add_controls(base.tokenizer, MARKERS)
+    bot, latent, eot = base.tokenizer.convert_tokens_to_ids(list(MARKERS))
     thinking = base.thinking
     return Markers(thinking.open_ids, thinking.close_ids, bot, eot, latent), new
 

@@ -179,19 +179,6 @@ def test_a_further_stage_finds_the_tokens_in_place(tmp_path, tiny_model, data):
     assert solve(load_reasoner(str(tmp_path / "run")), QUESTIONS[0], max_new_tokens=4).prompt_ids
 
 
-def test_checkpoints_from_when_the_tokens_had_other_names_are_solved_with_and_trained_on(tmp_path, tiny_model, data):
-    earlier = ["<|bot|>", LATENT, "<|eot|>"]
-    run("sft_latent", argv(tmp_path, tiny_model, data, "coconut", output_dir=tmp_path / "first"))
-    for path in (tmp_path / "first").glob("*.json"):
-        path.write_text(path.read_text().replace(BOT, earlier[0]).replace(EOT, earlier[2]))
-    reasoner = load_reasoner(str(tmp_path / "first"))
-    assert reasoner.tokenizer.convert_ids_to_tokens(reasoner.latent_ids) == [*earlier[:2], *earlier[1:]]
-    run("sft_latent", argv(tmp_path, tmp_path / "first", data, "coconut"))
-    again = load_reasoner(str(tmp_path / "run"))
-    assert again.latent_ids == reasoner.latent_ids and len(again.tokenizer) == len(reasoner.tokenizer)
-    assert solve(again, QUESTIONS[0], max_new_tokens=4).latent_tokens == 2
-
-
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
