@@ -180,14 +180,14 @@ def _write(
 ) -> None:
     from huggingface_hub import ModelCard, ModelCardData
 
-    from efficient_reasoning.latent.decoding import marker_texts
+    from efficient_reasoning.latent.decoding import MARKERS
 
     base_model = metadata.base_model if metadata else None
     base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     tokenizer = load_tokenizer(str(folder))
     controls = metadata.controls if metadata else []
-    begin, filler, end = marker_texts(tokenizer)
+    begin, filler, end = MARKERS
     has_pauses = metadata is not None and metadata.pause_steps > 0
     sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
