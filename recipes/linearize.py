@@ -1,12 +1,16 @@
-"""Replace softmax attention by a window and a state of constant size (LoLCATs, arXiv 2410.10254), in two runs.
+"""Replace softmax attention by what takes as long, and as much memory, for every token.
+
+A window and a state (LoLCATs, arXiv 2410.10254) come in two runs, gated DeltaNet in one.
 
 1. `stage: transfer` takes a model with softmax attention and trains the feature maps and gates of its linearized twin,
    nothing else, until each layer's attention gives what softmax gives on the same hidden states.
 2. `stage: finetune` takes what that leaves, and trains LoRA adapters of the attention's projections on next tokens,
    with `kl_coef` also on the teacher's distribution of them; the checkpoint holds them merged. Given a model with
    softmax attention instead, it does without the first stage: the control of what that is worth.
-3. Rows have `prompt` and `completion`; the teacher's own traces are best.
-4. `softmax_layers` stay as they are: one in four is a ratio of 3:1.
+3. `stage: hybrid` makes another thing of a Qwen3: a Qwen3.5 with gated DeltaNet, which needs no code of this toolkit,
+   drawn to its teacher by KL(student || teacher). SFT comes next (`sft_compress`).
+4. Rows have `prompt` and `completion`; the teacher's own traces are best.
+5. `softmax_layers` stay as they are: one in four is a ratio of 3:1.
 
     efficient-reasoning train linearize --config configs/linearize/transfer_overthinker.yaml
 """
@@ -23,16 +27,19 @@ from efficient_reasoning.training import FinetuningArguments
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-METHODS = {"transfer": "attention_transfer", "finetune": "linearize"}
+METHODS = {"transfer": "attention_transfer", "finetune": "linearize", "hybrid": "hybrid"}
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 @dataclass(kw_only=True)
 class LinearizeArguments(FinetuningArguments):
-    """Where to start, what stays softmax, and which of the two stages to run."""
+    """Where to start, what stays softmax, and which of the stages to run."""
 
-    stage: Literal["transfer", "finetune"] = field(
-        metadata={"help": "Train feature maps and gates on attention's outputs, or adapters on next tokens."}
+    stage: Literal["transfer", "finetune", "hybrid"] = field(
+        metadata={
+            "help": "Train feature maps and gates on attention's outputs, adapters on next tokens, or a hybrid of "
+            "gated DeltaNet on what its teacher would say."
+        }
     )
     window_tokens: int | None = field(
         default=None,
@@ -48,8 +55,10 @@ class LinearizeArguments(FinetuningArguments):
     def __post_init__(self) -> None:
         if self.lora_rank < 1 or self.lora_alpha <= 0 or self.kl_coef < 0:
             raise BadInput("lora_rank must be at least 1, lora_alpha above 0, kl_coef at least 0; correct them.")
-        if self.kl_coef and self.stage == "transfer":
+        if self.kl_coef and self.stage != "finetune":
             raise BadInput("kl_coef is of stage finetune; leave it out.")
+        if self.window_tokens is not None and self.stage == "hybrid":
+            raise BadInput("window_tokens is of the other stages: a hybrid has no window; leave it out.")
 
     def check_model(self, config: PretrainedConfig, method: str | None) -> None:
         """Whether the model can take this stage; `method` made it, if it is of this toolkit.
@@ -58,8 +67,11 @@ class LinearizeArguments(FinetuningArguments):
             BadInput: it cannot.
         """
         from efficient_reasoning.linear.conversion import check_convertible
+        from efficient_reasoning.linear.hybrid import check_hybrid
 
-        if config.model_type != "linearized" or self.stage == "transfer":
+        if self.stage == "hybrid":
+            check_hybrid(self.model, config, self.softmax_layers)
+        elif config.model_type != "linearized" or self.stage == "transfer":
             check_convertible(self.model, config)
             if self.window_tokens is None:
                 raise BadInput(f"{self.model} has softmax attention; give window_tokens, such as 64.")
@@ -79,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning import training
     from efficient_reasoning.checkpoint import ReasoningMetadata, load_config
     from efficient_reasoning.linear.conversion import linearize
-    from efficient_reasoning.linear.trainer import FinetuningTrainer, TransferTrainer
+    from efficient_reasoning.linear.hybrid import to_hybrid
+    from efficient_reasoning.linear.trainer import FinetuningTrainer, HybridTrainer, TransferTrainer
     from efficient_reasoning.training.adapters import lora_config
     from efficient_reasoning.training.objectives import build_trainer
     from efficient_reasoning.training.rows import summary
@@ -102,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         return
 
     def make(model, **rest):
+        if arguments.stage == "hybrid":
+            return HybridTrainer(to_hybrid(model, arguments.softmax_layers), teacher=model, **rest)
         if model.config.model_type != "linearized":
             model = linearize(model, arguments.window_tokens, arguments.softmax_layers)
         return trainer_of(model, **rest)

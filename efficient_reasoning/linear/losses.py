@@ -1,10 +1,10 @@
-"""The two losses of attention transfer (LoLCATs, arXiv 2410.10254).
+"""The two losses of attention transfer (LoLCATs, arXiv 2410.10254), and that of hybrids.
 
 1. `transfer_loss`: hidden states are the teacher's, those of softmax in all layers. What each linearized layer's own
    attention makes of the same queries, keys and values is to come close to what softmax makes of them.
 2. `finetuning_loss`: the student reads by itself. Next tokens count, and on request the teacher's view of them.
-
-The teacher is the student with softmax in all layers, and without adapters: no second model stands beside it.
+   The teacher is the student with softmax in all layers, and without adapters: no second model stands beside it.
+3. `reverse_kl_loss`: a hybrid's distribution beside that of the model that it was made from.
 
 Legend: B rows, T tokens, N labelled tokens, V vocabulary, D width.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 
 from efficient_reasoning.linear.modeling_linearized import (
@@ -132,3 +133,30 @@ def finetuning_loss(
         loss = loss + kl_coef * kl
         parts["kl"] = kl.detach()
     return loss, parts
+
+
+def reverse_kl_loss(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    labels: torch.Tensor,
+) -> torch.Tensor:
+    """Mean KL(student || teacher) of the labelled tokens, in nats: what the student would say, the teacher would, too.
+
+    Args:
+        model: the student.
+        teacher: of the same tokenizer.
+        input_ids, attention_mask: (B, T).
+        labels: (B, T), `IGNORED` where nothing is to be learnt.
+    """
+    labelled = labels[:, 1:] != IGNORED
+
+    def logprobs(each: PreTrainedModel) -> torch.Tensor:
+        states = each.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        return each.get_output_embeddings()(states[:, :-1][labelled]).float().log_softmax(-1)  # (N, V)
+
+    with torch.no_grad():
+        wanted = logprobs(teacher)
+    own = logprobs(model)
+    return (own.exp() * (own - wanted)).sum() / max(1, len(own))

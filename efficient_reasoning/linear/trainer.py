@@ -1,4 +1,4 @@
-"""TRL's supervised trainer with the losses of attention transfer in place of its own."""
+"""TRL's supervised trainer with the losses of attention transfer, and of hybrids, in place of its own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.linear.losses import finetuning_loss, transfer_loss
+from efficient_reasoning.linear.losses import finetuning_loss, reverse_kl_loss, transfer_loss
 from efficient_reasoning.linear.modeling_linearized import LinearizedAttention, LinearizedForCausalLM
 from efficient_reasoning.redirect import through_forward
 
 
-class _LinearizedTrainer(SFTTrainer, ABC):
-    """What both stages share: one forward pass of the wrapped model that returns the loss, the mean of a batch."""
+class _ConvertedTrainer(SFTTrainer, ABC):
+    """What all stages share: one forward pass of the wrapped model that returns the loss, the mean of a batch."""
 
-    def __init__(self, model: LinearizedForCausalLM, **rest: Any):
+    def __init__(self, model: PreTrainedModel, **rest: Any):
         if rest["args"].packing or rest["args"].padding_free:
-            raise BadInput("Linearized layers read packed rows as one text; leave packing and padding_free out.")
+            raise BadInput("States read packed rows as one text; leave packing and padding_free out.")
         if is_deepspeed_zero3_enabled():
-            raise BadInput("Feature maps and gates are not trained under ZeRO-3; use ZeRO-2.")
+            raise BadInput("Models are not converted under ZeRO-3; use ZeRO-2.")
         super().__init__(model, **rest)
         self.model_accepts_loss_kwargs = False  # the loss is the mean of a batch
 
@@ -42,7 +42,7 @@ class _LinearizedTrainer(SFTTrainer, ABC):
         return (loss, {}) if return_outputs else loss
 
 
-class TransferTrainer(_LinearizedTrainer):
+class TransferTrainer(_ConvertedTrainer):
     """Trains feature maps and gates to do what softmax does, and nothing else (`losses.transfer_loss`)."""
 
     def __init__(self, model: LinearizedForCausalLM, **rest: Any):
@@ -57,7 +57,7 @@ class TransferTrainer(_LinearizedTrainer):
         return transfer_loss(model, inputs["input_ids"], inputs["attention_mask"]), {}
 
 
-class FinetuningTrainer(_LinearizedTrainer):
+class FinetuningTrainer(_ConvertedTrainer):
     """Trains adapters on what the teacher wrote (`losses.finetuning_loss`); `kl_coef` weighs its distribution."""
 
     def __init__(self, model: LinearizedForCausalLM, kl_coef: float = 0.0, **rest: Any):
@@ -67,3 +67,16 @@ class FinetuningTrainer(_LinearizedTrainer):
     def losses(self, model, inputs):
         batch = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
         return finetuning_loss(model.get_base_model(), *batch, self.kl_coef, model.disable_adapter)
+
+
+class HybridTrainer(_ConvertedTrainer):
+    """Trains all weights of a hybrid to say what `teacher` would say, too (`losses.reverse_kl_loss`)."""
+
+    def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel, **rest: Any):
+        super().__init__(model, **rest)
+        teacher.requires_grad_(False)
+        self.teacher = self.accelerator.prepare_model(teacher.eval(), evaluation_mode=True)
+
+    def losses(self, model, inputs):
+        batch = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
+        return reverse_kl_loss(model, self.teacher, *batch), {}

@@ -108,12 +108,14 @@ def test_what_later_stages_make_of_it_has_its_code(transferred, argv, data, tmp_
 
 
 def test_it_is_solved_with(transferred):
-    reasoner = load_reasoner(str(transferred), device="cpu")
-    assert reasoner.backend == "transformers"
-    result = solve(reasoner, "Compute 3 + 4.", strategy="budget-forcing", budget_tokens=60)
-    assert 0 < result.spend.tokens <= 60
-    with pytest.raises(BadInput, match="backend graph cannot decode linearized; use transformers"):
-        load_reasoner(str(transferred), backend="graph", device="cpu")
+    by_graph, plain = (load_reasoner(str(transferred), backend, device="cpu") for backend in ("auto", "transformers"))
+    assert by_graph.backend == "graph"
+    results = [
+        solve(reasoner, "Compute 3 + 4.", strategy="budget-forcing", budget_tokens=60, temperature=0.0)
+        for reasoner in (by_graph, plain)
+    ]
+    assert results[0].completion_ids == results[1].completion_ids
+    assert 0 < results[0].spend.tokens <= 60
     for model, draft in (("overthinker", str(transferred)), (str(transferred), "overthinker")):
         with pytest.raises(BadInput, match="state of linearized takes back no token of a draft; leave out draft"):
             load_reasoner(model, backend="transformers", device="cpu", draft=draft)
@@ -194,3 +196,25 @@ def test_two_processes(linearize, tmp_path, stage):
     done = launch("linearize", words, tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run/model.safetensors").values())
+
+
+def test_a_hybrid_comes_near_its_teacher_and_needs_no_code_of_ours(linearize, argv, tmp_path, data):
+    shape = "{model_type: qwen3, hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, "
+    shape += "num_key_value_heads: 1, head_dim: 8, intermediate_size: 16, tie_word_embeddings: true}"
+    run("pretrain", argv("pretrain", output_dir=tmp_path / "teacher", architecture=shape))
+    changes = {"model": tmp_path / "teacher", "window_tokens": None, "softmax_layers": "[1]", "max_steps": 20}
+    run("linearize", linearize("hybrid", **changes))
+    losses = [row["loss"] for row in logged(tmp_path / "run", 20)]
+    assert 0 < sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    metadata = ReasoningMetadata.load(tmp_path / "run")
+    assert (metadata.method, metadata.base_model, metadata.stage) == ("hybrid", "teacher", "sft")
+    assert not list((tmp_path / "run").glob("*.py"))
+    assert "trust_remote_code" not in (tmp_path / "run/README.md").read_text()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").config.model_type == "qwen3_5_text"
+    assert solve(load_reasoner(str(tmp_path / "run")), "Compute 3 + 4.", max_new_tokens=4).spend.decoded_tokens
+    run("sft_compress", argv("sft_compress", model=tmp_path / "run", output_dir=tmp_path / "next", max_steps=1))
+
+
+def test_a_hybrid_has_no_window(linearize):
+    with pytest.raises(BadInput, match="window_tokens is of the other stages: a hybrid has no window"):
+        run("linearize", linearize("hybrid"))
