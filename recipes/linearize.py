@@ -8,7 +8,7 @@ A window and a state (LoLCATs, arXiv 2410.10254) come in two runs, gated DeltaNe
    with `kl_coef` also on the teacher's distribution of them; the checkpoint holds them merged. Given a model with
    softmax attention instead, it does without the first stage: the control of what that is worth.
 3. `stage: hybrid` makes another thing of a Qwen3: a Qwen3.5 with gated DeltaNet, which needs no code of this toolkit,
-   drawn to its teacher by KL(student || teacher). SFT comes next (`sft_compress`).
+   drawn to its teacher by the KL divergence in both directions. SFT comes next (`sft_compress`).
 4. Rows have `prompt` and `completion`; the teacher's own traces are best.
 5. `softmax_layers` stay as they are: one in four is a ratio of 3:1.
 

@@ -4,7 +4,7 @@
    attention makes of the same queries, keys and values is to come close to what softmax makes of them.
 2. `finetuning_loss`: the student reads by itself. Next tokens count, and on request the teacher's view of them.
    The teacher is the student with softmax in all layers, and without adapters: no second model stands beside it.
-3. `reverse_kl_loss`: a hybrid's distribution beside that of the model that it was made from.
+3. `mutual_kl_loss`: a hybrid's distribution beside that of the model that it was made from.
 
 Legend: B rows, T tokens, N labelled tokens, V vocabulary, D width.
 """
@@ -135,20 +135,25 @@ def finetuning_loss(
     return loss, parts
 
 
-def reverse_kl_loss(
+def mutual_kl_loss(
     model: PreTrainedModel,
     teacher: PreTrainedModel,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     labels: torch.Tensor,
-) -> torch.Tensor:
-    """Mean KL(student || teacher) of the labelled tokens, in nats: what the student would say, the teacher would, too.
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Mean over the labelled tokens of half of KL(teacher || student) and half of KL(student || teacher), in nats.
+
+    A student that knows nothing yet learns from the former; the latter keeps it from what the teacher would not say.
 
     Args:
         model: the student.
         teacher: of the same tokenizer.
         input_ids, attention_mask: (B, T).
         labels: (B, T), `IGNORED` where nothing is to be learnt.
+
+    Returns:
+        The loss, and its parts, `forward_kl` and `reverse_kl`, detached.
     """
     labelled = labels[:, 1:] != IGNORED
 
@@ -159,4 +164,7 @@ def reverse_kl_loss(
     with torch.no_grad():
         wanted = logprobs(teacher)
     own = logprobs(model)
-    return (own.exp() * (own - wanted)).sum() / max(1, len(own))
+    count = max(1, len(own))
+    forward = (wanted.exp() * (wanted - own)).sum() / count
+    reverse = (own.exp() * (own - wanted)).sum() / count
+    return (forward + reverse) / 2, {"forward_kl": forward.detach(), "reverse_kl": reverse.detach()}

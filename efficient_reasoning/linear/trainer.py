@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.linear.losses import finetuning_loss, reverse_kl_loss, transfer_loss
+from efficient_reasoning.linear.losses import finetuning_loss, mutual_kl_loss, transfer_loss
 from efficient_reasoning.linear.modeling_linearized import LinearizedAttention, LinearizedForCausalLM
 from efficient_reasoning.redirect import through_forward
 
@@ -70,7 +70,7 @@ class FinetuningTrainer(_ConvertedTrainer):
 
 
 class HybridTrainer(_ConvertedTrainer):
-    """Trains all weights of a hybrid to say what `teacher` would say, too (`losses.reverse_kl_loss`)."""
+    """Trains all weights of a hybrid to say what `teacher` would say (`losses.mutual_kl_loss`)."""
 
     def __init__(self, model: PreTrainedModel, teacher: PreTrainedModel, **rest: Any):
         super().__init__(model, **rest)
@@ -79,4 +79,4 @@ class HybridTrainer(_ConvertedTrainer):
 
     def losses(self, model, inputs):
         batch = (inputs[name] for name in ("input_ids", "attention_mask", "labels"))
-        return reverse_kl_loss(model, self.teacher, *batch), {}
+        return mutual_kl_loss(model, self.teacher, *batch)

@@ -37,7 +37,8 @@ class RLScale(Scale):
         steps_per_generation: with responses that were generated together.
         lcpo_steps: of LCPO, each of half of the responses that are generated together.
         num_generations: responses to a prompt.
-        budgets: in tokens; LCPO draws between the second and the last but one, the others are out of its range.
+        exact_budgets, max_budgets: in tokens; LCPO draws between the second and the last but one, the others are out
+            of its range. What is to be kept exactly has to have room for a worked chain.
         limit_tokens: of DLER and ThinkPrune.
         easy: greatest difficulty at which the base overthinks.
     """
@@ -47,7 +48,8 @@ class RLScale(Scale):
     steps_per_generation: int = 4
     lcpo_steps: int = 600
     num_generations: int = 8
-    budgets: tuple[int, ...] = (60, 80, 96, 128, 160, 192, 240)
+    exact_budgets: tuple[int, ...] = (96, 128, 160, 192, 224, 256, 320)
+    max_budgets: tuple[int, ...] = (60, 80, 96, 128, 160, 192, 240)
     limit_tokens: int = 112
     easy: int = 5
 
@@ -59,7 +61,7 @@ _ONLINE = (
 )  # fmt: skip
 SCALES = {
     "full": RLScale(),
-    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), 48),
+    "toy": RLScale("mixed", 24, 12, 4, 3, 8, 8, 1, 160, 4, 4, 8, 2, 4, 4, (12, 16, 32, 40), (12, 16, 32, 40), 48),
 }
 
 
@@ -199,19 +201,27 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
 
     def arm(bench: RLBench) -> None:
         scale, label = bench.scale, f"lcpo_{form} {alpha} every {every_tokens}"
-        problems, low, high = 4 * scale.problems, scale.budgets[1], scale.budgets[-2]
+        budgets = scale.exact_budgets if form == "exact" else scale.max_budgets
+        problems, low, high = 4 * scale.problems, budgets[1], budgets[-2]
         told = {"form": form, "min_budget_tokens": low, "max_budget_tokens": high}
         # Beyond the range of RL as well: no number that is asked for, or counted down to, is a new one.
-        met = {"min_budget_tokens": scale.budgets[0] // 2, "max_budget_tokens": scale.budgets[-1] * 5 // 4}
+        met = {"min_budget_tokens": budgets[0] // 2, "max_budget_tokens": budgets[-1] * 5 // 4}
+        room = {"max_new_tokens": max(scale.max_new_tokens, budgets[-1] * 5 // 4)}
         name = f"lcpo_{form}-sft every {every_tokens}"
+
+        def self_control(name: str, model: Path) -> None:
+            """Ask for every budget, and enforce none."""
+            from efficient_reasoning.compression.budgets import sentence_of
+
+            for budget in budgets:
+                asked = f" {sentence_of(form, budget)}"
+                bench.test(f"{name} asked {budget}", model, samples=1, behind=asked, **room)
 
         def count_down() -> None:
             spread = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
             traces = bench.sample(f"{name}-traces", bench.base, problems, samples_per_problem=1, **spread)
             meter = told | met | {"model": bench.base, "every_tokens": every_tokens}
-            self_control(
-                bench, name, bench.train(name, bench.rows(name, "budget_meter", traces, **meter), times=4), form
-            )
+            self_control(name, bench.train(name, bench.rows(name, "budget_meter", traces, **meter), times=4))
 
         model = bench.once(bench.out / "models" / f"{name}-0" / "reasoning.json", count_down).parent
         rows = bench.out / "rows" / f"{label}.jsonl"
@@ -219,28 +229,21 @@ def lcpo(form: str, alpha: float, every_tokens: int) -> Arm:
         bench.command("data", "length_budgets", *flags(drawn))
         paid = {"reward": f"lcpo_{form}", "learning_rate": 1.5e-4, "max_steps": scale.lcpo_steps}
         paid |= {"reward_parameters": json.dumps({"alpha": alpha}), "lr_scheduler_type": "cosine"}
-        paid |= {"steps_per_generation": 2}
+        paid |= {"steps_per_generation": 2, "max_completion_length": room["max_new_tokens"]}
         paid |= {"per_device_train_batch_size": scale.rl_batch_size * scale.steps_per_generation // 2}
         model = bench.train_rl(label, rows, **paid | {"model": model})
-        self_control(bench, label, model, form)
-        bench.test(f"{label} enforced", model, [f"l1-{form}"], scale.budgets, samples=1)
+        self_control(label, model)
+        if form == "max":
+            bench.test(f"{label} enforced", model, [f"l1-{form}"], budgets, samples=1)
 
     return arm
-
-
-def self_control(bench: RLBench, name: str, model: Path, form: str) -> None:
-    """Ask for every budget, and enforce none."""
-    from efficient_reasoning.compression.budgets import sentence_of
-
-    for budget in bench.scale.budgets:
-        bench.test(f"{name} asked {budget}", model, samples=1, behind=f" {sentence_of(form, budget)}")
 
 
 SEEDS = range(3)
 ALPHAS = (0.05, 0.1, 0.2, 0.4)
 ARMS: Arms = {
     "hull": hull,
-    "base forced": lambda bench: bench.test("base forced", bench.base, budgets=bench.scale.budgets, samples=1),
+    "base forced": lambda bench: bench.test("base forced", bench.base, budgets=bench.scale.max_budgets, samples=1),
     **{
         f"lcpo_{form} {alpha} every {every}": lcpo(form, alpha, every)
         for form in ("exact", "max")

@@ -9,7 +9,7 @@ from torch.nn.functional import kl_div, softplus
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.linear import hybrid
 from efficient_reasoning.linear.hybrid import to_hybrid
-from efficient_reasoning.linear.losses import reverse_kl_loss
+from efficient_reasoning.linear.losses import mutual_kl_loss
 from tests.linear.models import softmax_model
 
 
@@ -49,12 +49,12 @@ def test_the_others_begin_from_the_projections_of_attention():
     assert student(ids_of(2, 30)).logits.isfinite().all()
 
 
-def test_the_loss_is_that_of_the_student_s_distribution():
+def test_the_loss_is_half_of_either_divergence():
     teacher = softmax_model("qwen3")
     student, ids = to_hybrid(teacher, [0]), ids_of(2, 12)
     labels = ids.clone()
     labels[0, :5] = -100
-    loss = reverse_kl_loss(student, teacher, ids, torch.ones_like(ids), labels)
+    loss, parts = mutual_kl_loss(student, teacher, ids, torch.ones_like(ids), labels)
     loss.backward()
     assert all(weight.grad is not None for weight in student.model.layers[1].linear_attn.parameters())
     assert all(weight.grad is None for weight in teacher.parameters())
@@ -62,8 +62,11 @@ def test_the_loss_is_that_of_the_student_s_distribution():
         own, wanted = (
             model(ids).logits[:, :-1].log_softmax(-1)[labels[:, 1:] != -100] for model in (student, teacher)
         )
-    torch.testing.assert_close(loss.detach(), kl_div(wanted, own, reduction="batchmean", log_target=True))
-    assert loss > 0.01
+    both = {"forward_kl": (own, wanted), "reverse_kl": (wanted, own)}
+    both = {name: kl_div(*pair, reduction="batchmean", log_target=True) for name, pair in both.items()}
+    torch.testing.assert_close(parts, both)
+    torch.testing.assert_close(loss.detach(), sum(both.values()) / 2)
+    assert min(both.values()) > 0.01 and both["forward_kl"] != both["reverse_kl"]
 
 
 @pytest.mark.parametrize(
