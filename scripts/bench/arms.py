@@ -123,12 +123,25 @@ class Bench:
         self.command("data", method, *flags({"traces": traces, "out": path} | settings))
         return path
 
-    def train(self, name: str, rows: Path, seed: int = 0, times: float = 1, **settings: object) -> Path:
-        """The folder of a model that `sft_compress` has trained from the base, `times` the steps of the scale."""
+    @staticmethod
+    def quiet_options() -> dict[str, object]:
+        """What all trainings share: precision and memory of the device, no checkpoint on the way, nothing reported."""
         import torch
 
-        folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
-        options = {
+        on_gpu = torch.cuda.is_available()
+        return {
+            "bf16": on_gpu,
+            "dataloader_pin_memory": on_gpu,
+            "gradient_checkpointing": False,
+            "save_steps": 100_000,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+
+    def train(self, name: str, rows: Path, seed: int = 0, times: float = 1, **settings: object) -> Path:
+        """The folder of a model that `sft_compress` has trained from the base, `times` the steps of the scale."""
+        folder = self.out / "models" / f"{name}-{seed}"
+        options = self.quiet_options() | {
             "model": self.base,
             "data": rows,
             "output_dir": folder,
@@ -141,13 +154,7 @@ class Bench:
             "lr_scheduler_type": "cosine",
             "warmup_steps": self.scale.steps // 10,
             "max_length": 512,
-            "bf16": on_gpu,
-            "gradient_checkpointing": False,
-            "dataloader_pin_memory": on_gpu,
             "logging_steps": 30,
-            "save_steps": 10_000,
-            "report_to": "none",
-            "disable_tqdm": True,
             "seed": seed,
         }
         self.command("train", "sft_compress", *flags(options | settings))

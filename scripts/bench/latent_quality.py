@@ -245,7 +245,7 @@ class LatentBench(Bench):
             own["steps_per_stage"] = per_stage
         else:
             steps = max(1, round(self.scale.share * steps))
-        options = {
+        options = self.quiet_options() | {
             "model": self.base_of(name),
             "data": rows,
             "output_dir": folder,
@@ -258,12 +258,7 @@ class LatentBench(Bench):
             "warmup_steps": steps // 50,
             "weight_decay": 0.01,
             "adam_beta2": 0.98,
-            "bf16": on_gpu,
-            "dataloader_pin_memory": on_gpu,
             "logging_steps": max(1, steps // 70),
-            "save_steps": 100_000,
-            "report_to": "none",
-            "disable_tqdm": True,
             "seed": seed,
         }
         self.command("train", "sft_latent", *flags(options | own))

@@ -86,10 +86,8 @@ class LinearBench(Bench):
 
     def linearize(self, name: str, seed: int, model: Path | str, learning_rate: float, **own: object) -> Path:
         """The folder of a stage of `linearize`."""
-        import torch
-
-        folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
-        options = {
+        folder = self.out / "models" / f"{name}-{seed}"
+        options = self.quiet_options() | {
             "model": model,
             "data": self.data,
             "output_dir": folder,
@@ -99,13 +97,7 @@ class LinearBench(Bench):
             "lr_scheduler_type": "cosine",
             "warmup_steps": self.scale.steps // 20,
             "max_length": 640,
-            "bf16": on_gpu,
-            "gradient_checkpointing": False,
-            "dataloader_pin_memory": on_gpu,
             "logging_steps": max(1, self.scale.steps // 20),
-            "save_steps": 10_000,
-            "report_to": "none",
-            "disable_tqdm": True,
             "seed": seed,
         }
         self.command("train", "linearize", *flags(options | own))

@@ -77,10 +77,9 @@ class RLBench(Bench):
 
     def train_rl(self, name: str, rows: Path, seed: int = 0, **settings: object) -> Path:
         """The folder of a model that `rl_length` has trained from the base."""
-        import torch
-
-        folder, on_gpu = self.out / "models" / f"{name}-{seed}", torch.cuda.is_available()
-        options = {
+        folder = self.out / "models" / f"{name}-{seed}"
+        quiet = self.quiet_options()
+        options = quiet | {
             "model": self.base,
             "data": rows,
             "output_dir": folder,
@@ -95,15 +94,9 @@ class RLBench(Bench):
             "beta": 0.0,
             "loss_type": "dr_grpo",
             "scale_rewards": "none",
-            "vllm_importance_sampling_correction": on_gpu,
+            "vllm_importance_sampling_correction": quiet["bf16"],
             "guard_steps": 0,
-            "bf16": on_gpu,
-            "gradient_checkpointing": False,
-            "dataloader_pin_memory": on_gpu,
             "logging_steps": 10,
-            "save_steps": 10_000,
-            "report_to": "none",
-            "disable_tqdm": True,
             "seed": seed,
         }
         given = {key: value for key, value in (options | settings).items() if value is not None}
