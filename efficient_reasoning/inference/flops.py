@@ -19,6 +19,8 @@ from efficient_reasoning.linear.configuration_linearized import LINEAR, Lineariz
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+_WITHOUT_ATTENTION = ("linear_attention", LINEAR, "conv", "mlp", "moe")  # kinds of layers that look at no token
+
 
 @dataclass(frozen=True)
 class DecodingFlops:
@@ -65,8 +67,9 @@ class DecodingFlops:
             window = 2 * heads * config.sliding_window * head_dim
             state = features * (keys * head_dim + heads * (head_dim + 1))
             body += 2 * kinds[LINEAR] * ((heads + keys) * head_dim**2 + window + state)
-        full, sliding = kinds["full_attention"] + kinds["hybrid"], kinds["sliding_attention"]
-        window_tokens = config.sliding_window if sliding else 0
+        sliding = kinds["sliding_attention"]
+        full = kinds.total() - sliding - sum(kinds[kind] for kind in _WITHOUT_ATTENTION)
+        window_tokens = (config.sliding_window or 0) if sliding else 0
         whole = cls(body, 2.0 * head.weight.numel(), full * attention, sliding * attention, window_tokens)
         return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
 

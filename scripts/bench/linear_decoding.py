@@ -30,11 +30,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from efficient_reasoning.files import write_json
 from efficient_reasoning.inference.engine import Request, Sampling
 from efficient_reasoning.inference.graph_engine import GraphEngine
-from efficient_reasoning.inference.memory import free_bytes
+from efficient_reasoning.inference.memory import rows_that_fit
 from efficient_reasoning.linear.conversion import linearize
 
 NO_END = frozenset({-1})
-HALF = 2  # of the free memory is for the cache
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def measure(name: str, model: PreTrainedModel, scale: Scale, bandwidth: float) -
     device = model.device
     of_column, of_row = GraphEngine(model, NO_END, 0).cache_bytes
     bytes_at = {tokens: of_row + of_column * tokens for tokens in (4096, 4224, 16384)}
-    result = {"row_bytes": bytes_at, "rows_at_4224": free_bytes(device) // HALF // bytes_at[4224], "steps": {}}
+    result = {"row_bytes": bytes_at, "rows_at_4224": rows_that_fit(bytes_at[4224], device), "steps": {}}
     middle = scale.prompt_tokens + scale.new_tokens // 2
     weights = sum(weight.nbytes for weight in model.parameters())
     moved_of_row = 0
@@ -153,7 +152,7 @@ def measure(name: str, model: PreTrainedModel, scale: Scale, bandwidth: float) -
     tidy()
     result["contexts"] = {}
     for context in scale.contexts:
-        rows = min(scale.context_batch, free_bytes(device) // HALF // (of_row + of_column * 2 * context))
+        rows = min(scale.context_batch, rows_that_fit(of_row + of_column * 2 * context, device))
         engine = GraphEngine(model, NO_END, 0, rows=rows)
         seconds = step_seconds(engine, rows, context, scale.probe_tokens)
         result["contexts"][context] = {"batch": rows, "seconds": seconds}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 
 import pytest
 import torch
 from transformers import DynamicCache
 
-from efficient_reasoning.inference import Request, Sampling
+from efficient_reasoning.inference import Request, Sampling, state_attention
 from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.reasoner import torch_engine
 from efficient_reasoning.inference.slots import KeyValues
@@ -98,3 +99,36 @@ def test_it_is_the_backend_of_choice_but_for_latents(student):
     name, engine = torch_engine(student, EOS, PAD)
     assert name == "graph" and isinstance(engine, GraphEngine)
     assert not GraphEngine.can_decode(student.config, with_latents=True)
+
+
+# On a CPU: TRITON_INTERPRET=1 pytest, with Triton installed.
+@pytest.mark.skipif(
+    state_attention.triton is None or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET")),
+    reason="needs Triton, and a GPU or TRITON_INTERPRET=1",
+)
+@pytest.mark.parametrize(("key_value_heads", "window", "head_dim"), [(2, 5, 8), (1, 16, 16), (4, 7, 8)])
+@torch.no_grad()
+def test_the_kernel_is_the_step(key_value_heads, window, head_dim):
+    model = softmax_model(num_key_value_heads=key_value_heads, head_dim=head_dim)
+    layer = trained(linearize(model, window)).model.layers[0].self_attn
+    rows, features = 6, 2 * head_dim
+    lengths = torch.tensor([1, 2, window - 1, window, window + 1, 3 * window + 2])
+    query = torch.randn(rows, 4, 1, head_dim)
+    key, value = torch.randn(2, rows, key_value_heads, 1, head_dim)
+    window_states = torch.randn(2, rows, key_value_heads, window, head_dim)
+    sums, norms = (torch.rand(rows, key_value_heads, features, *rest) + 1 for rest in ((head_dim,), ()))
+    before, after = (WindowState(*window_states.clone(), sums.clone(), norms.clone()) for _ in range(2))
+    wanted = state_attention.attend_step(layer, query, key, value, after, lengths)
+    # What a step does before the kernel: its own key and value in place, and the features of the one that leaves.
+    row, leaving = torch.arange(rows), lengths % window
+    for states, new in ((before.keys, key), (before.values, value)):
+        states[row, :, (lengths - 1) % window] = new[:, :, 0]
+    old = layer.key_map(before.keys[row, :, leaving][:, :, None])[:, :, 0] * (lengths >= window)[:, None, None]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    held = WindowState(*(states.to(device) for states in before))
+    inputs = (layer.query_map(query)[:, :, 0], old, lengths, layer.gate)
+    got = state_attention._attend_on_gpu(
+        query.to(device), held, *(tensor.to(device) for tensor in inputs), layer.scaling
+    )
+    torch.testing.assert_close(got.cpu(), wanted)
+    torch.testing.assert_close(tuple(states.cpu() for states in held), tuple(after))
