@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
@@ -27,6 +28,7 @@ from efficient_reasoning.heads import has_plain_head
 from efficient_reasoning.latent.projection import LatentProjection
 
 IGNORED = -100  # a label that does not count
+_FULL, _WINDOW = "full_attention", "sliding_window"  # of configs
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,18 @@ class Batch:
         attention_mask: (B, S), 0 for padding, which is on both sides.
         is_latent: (B, W + K) bool.
         labels: (B, T), `IGNORED` where nothing is to be learnt.
+        labelled: (N,) which of the B * T labels are others.
         first_column: W.
+        is_padded: whether there is padding at all.
     """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     is_latent: torch.Tensor
     labels: torch.Tensor
+    labelled: torch.Tensor
     first_column: int
+    is_padded: bool
 
     @property
     def end_column(self) -> int:
@@ -72,8 +78,8 @@ class Batch:
         return self.is_latent.shape[1]
 
     def to(self, device: torch.device | str) -> Batch:
-        tensors = (self.input_ids, self.attention_mask, self.is_latent, self.labels)
-        return Batch(*(tensor.to(device) for tensor in tensors), self.first_column)
+        tensors = (self.input_ids, self.attention_mask, self.is_latent, self.labels, self.labelled)
+        return Batch(*(tensor.to(device) for tensor in tensors), self.first_column, self.is_padded)
 
 
 def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Batch:
@@ -91,23 +97,32 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
     columns = most if columns is None else columns
     if most > columns or not all(row.prompt_ids for row in rows):
         raise BadInput(f"A row has {most} latents of {columns} columns, or no token before them; give it one.")
-    first = max(1, *(len(row.prompt_ids) + row.latents - columns for row in rows))
+    prompts, latents, completions, given = (
+        np.array(lengths)[:, None]  # (B, 1)
+        for lengths in zip(
+            *((len(row.prompt_ids), row.latents, len(row.completion_ids), row.given) for row in rows), strict=True
+        )
+    )
+    first = max(1, int((prompts + latents).max()) - columns)
     end = first + columns
-    width = max(len(row.completion_ids) for row in rows)
-    input_ids = torch.full((len(rows), end + width), pad_id)
-    attention_mask = torch.zeros_like(input_ids)
-    is_latent = torch.zeros(len(rows), end, dtype=torch.bool)
-    labels = torch.full((len(rows), width), IGNORED)
-    for number, row in enumerate(rows):
-        until, last = end - row.latents, end + len(row.completion_ids)
-        begin = until - len(row.prompt_ids)
-        completion = torch.tensor(list(row.completion_ids), dtype=torch.long)
-        input_ids[number, begin:until] = torch.tensor(list(row.prompt_ids))
-        input_ids[number, end:last] = completion
-        attention_mask[number, begin:last] = 1
-        is_latent[number, until:] = True
-        labels[number, row.given : len(completion)] = completion[row.given :]
-    return Batch(input_ids, attention_mask, is_latent, labels, first)
+    until, width = end - latents, int(completions.max())
+    ids = np.full((len(rows), end + width), pad_id)
+    for row, own, last in zip(rows, ids, until[:, 0].tolist(), strict=True):
+        own[last - len(row.prompt_ids) : last] = row.prompt_ids
+        own[end : end + len(row.completion_ids)] = row.completion_ids
+    column = np.arange(end + width)
+    behind = column[:width]
+    is_learnt = (given <= behind) & (behind < completions)
+    is_token = (until - prompts <= column) & (column < end + completions)
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(is_token.astype(np.int64)),
+        torch.from_numpy(until <= column[:end]),
+        torch.from_numpy(np.where(is_learnt, ids[:, end:], IGNORED)),
+        torch.from_numpy(np.flatnonzero(is_learnt)),
+        first,
+        not is_token.all(),
+    )
 
 
 class Passes(NamedTuple):
@@ -155,6 +170,7 @@ def read(
         raise BadInput(f"A {model.config.model_type} scales its logits behind the head; take another model.")
     embedded = embed(batch.input_ids)  # (B, S, D)
     positions = (batch.attention_mask.cumsum(1) - 1).clamp(min=0)
+    mask = _whole_mask(model, batch)
     first, end = batch.first_column, batch.end_column
     cache = DynamicCache()  # all columns of all layers, also where they attend to a window only: others go on from it
 
@@ -163,7 +179,7 @@ def read(
         until = begin + inputs.shape[1]
         return model.base_model(
             inputs_embeds=inputs,
-            attention_mask=batch.attention_mask[:, :until],
+            attention_mask=batch.attention_mask[:, :until] if mask is None else mask[:, :, begin:until, :until],
             position_ids=positions[:, begin:until],
             past_key_values=cache,
             use_cache=True,
@@ -187,6 +203,23 @@ def read(
     return Passes(states, torch.stack(latents, 1) if latents else embedded[:, end:end], layers, cache)
 
 
+def _whole_mask(model: PreTrainedModel, batch: Batch) -> torch.Tensor | None:
+    """Which column sees which, (B, 1, S, S) bool, of which every pass takes its part.
+
+    transformers would make one in every pass, and look into it first, for which the device has to be waited for. It
+    does so where this is None: where layers differ in what they see, and where it needs none, without padding.
+    """
+    config = model.config.get_text_config()
+    has_windows = set(getattr(config, "layer_types", None) or [_FULL]) != {_FULL} or getattr(config, _WINDOW, None)
+    if has_windows or config._attn_implementation != "sdpa" or not batch.is_padded:
+        return None
+    columns = batch.input_ids.shape[1]
+    ones = torch.ones(columns, columns, dtype=torch.bool, device=batch.input_ids.device)
+    is_seen = ones.tril() & batch.attention_mask[:, None, None].bool()
+    is_seen.diagonal(0, 2, 3).fill_(True)  # of padding, too: a column that sees nothing has no softmax
+    return is_seen
+
+
 def completion_loss(model: PreTrainedModel, batch: Batch, passes: Passes | None = None) -> torch.Tensor:
     """Mean negative log-likelihood of the labelled tokens of a batch, in nats.
 
@@ -195,6 +228,5 @@ def completion_loss(model: PreTrainedModel, batch: Batch, passes: Passes | None 
         passes: of this batch; None runs them without a projection.
     """
     states = (read(model, batch) if passes is None else passes).states[:, :-1]  # (B, T, D)
-    counted = batch.labels != IGNORED
-    logits = model.get_output_embeddings()(states[counted])  # (N, V)
-    return torch.nn.functional.cross_entropy(logits.float(), batch.labels[counted])
+    logits = model.get_output_embeddings()(states.flatten(0, 1)[batch.labelled])  # (N, V)
+    return torch.nn.functional.cross_entropy(logits.float(), batch.labels.flatten()[batch.labelled])

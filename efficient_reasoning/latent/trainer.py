@@ -93,8 +93,9 @@ class LatentTrainer(Trainer):
         stage = self.curriculum.stage(step)
         rng = random.Random(f"{args.seed}/{step}/{args.process_index}/{self._microbatch(step)}")
         rows = [self.curriculum.row(example, stage, self.markers, rng) for example in inputs["examples"]]
-        most = torch.tensor([max(row.latents for row in rows)], device=args.device)
-        most = int(self.accelerator.gather(most).max())
+        most = max(row.latents for row in rows)
+        if args.world_size > 1:
+            most = int(self.accelerator.gather(torch.tensor([most], device=args.device)).max())
         shown = Shown(
             rows,
             collate(rows, self.pad_id, columns=most).to(args.device),
