@@ -13,7 +13,7 @@ import dataclasses
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.ledger import Ledger
@@ -83,6 +83,7 @@ class Request:
         logit_bias: added to logits, by token id. Needs LOGIT_BIAS.
         forbidden_first_ids: tokens that the first new one must not be.
         forced_close: a bound on the thinking. Engines without IN_LOOP get such requests in parts (`two_pass`).
+        engine: another model's, which is to decode it; None for that of whoever is asked.
     """
 
     prompt_ids: Sequence[int]
@@ -97,6 +98,7 @@ class Request:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     forbidden_first_ids: frozenset[int] = frozenset()
     forced_close: ForcedClose | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,57 @@ class Engine(Protocol):
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE."""
         ...
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What is to be read and judged instead of continued.
+
+    Attributes:
+        ids: prompt and response, from the beginning on.
+        begin: how many stand before the first that is judged; at least 1.
+        rater: reads them.
+    """
+
+    n: ClassVar[int] = 1  # nothing is drawn
+
+    ids: Sequence[int]
+    begin: int
+    rater: Rater
+
+
+@dataclass(frozen=True)
+class Rated:
+    """What a rater says of the ids from `begin` on, in its own words, and what that cost."""
+
+    values: list[float]
+    spend: Ledger
+
+
+class Rater(Protocol):
+    """Anything that judges batches of ids: a verifier, a probe, another model's likelihood."""
+
+    def rate(self, ratings: Sequence[Rating]) -> list[Rated]:
+        """One answer each, charged as `prompt_tokens` and `rated_tokens`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Rates ids by their log-probabilities, at temperature 1, under a model; `values` has one for each.
+
+    Args:
+        engine: with SCORE.
+    """
+
+    engine: Engine
+
+    def rate(self, ratings: Sequence[Rating]) -> list[Rated]:
+        scores = self.engine.score([(rating.ids[: rating.begin], rating.ids[rating.begin :]) for rating in ratings])
+        return [
+            Rated(score.logprobs, dataclasses.replace(score.spend, rated_tokens=len(rating.ids)))
+            for rating, score in zip(ratings, scores, strict=True)
+        ]
 
 
 def single_samples(requests: Sequence[Request]) -> list[Request]:

@@ -27,6 +27,7 @@ class Ledger:
         masked_tokens: decoding steps whose likeliest token was forbidden, because no answer had been given yet.
         core_iterations: behind the decoded tokens of a model of recurrent depth, summed over them; 0 of other models.
         draft_tokens: tokens proposed by a draft model, taken or not; not part of a budget.
+        rated_tokens: tokens read by verifiers, probes and judges, prompt tokens all of them; not part of a budget.
         flops: of the model's matrix products and attention (`flops`); 0 where an engine does not know its model.
         seconds: this problem's share of the engine's time (a batch's time is shared out by executed tokens).
         peak_memory_bytes: the most that was allocated on the device at any time, or resident in a process on the CPU;
@@ -41,6 +42,7 @@ class Ledger:
     masked_tokens: int = 0
     core_iterations: int = 0
     draft_tokens: int = 0
+    rated_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     peak_memory_bytes: int = 0

@@ -142,7 +142,7 @@ def check_request(
 def _plan(reasoner: Reasoner, name: str, parameters: dict) -> Strategy:
     strategy = get_strategy(name, **parameters)
     check_capabilities(name, strategy, reasoner.engine, reasoner.backend, BACKENDS)
-    return strategy
+    return strategy.bind(reasoner) if hasattr(strategy, "bind") else strategy
 
 
 def assign(
@@ -189,8 +189,10 @@ def assign(
             )
     given = (reasoner.thinking, budget_tokens, max_new_tokens, sampling)
     return [
-        Assignment(prompt_ids, *given, seed, question, render, reasoner.latent_steps)
-        for prompt_ids, seed, question, render in zip(prompts, seeds, questions, renders, strict=True)
+        Assignment(prompt_ids, *given, seed, question, render, reasoner.latent_steps, history)
+        for prompt_ids, seed, question, render, history in zip(
+            prompts, seeds, questions, renders, histories, strict=True
+        )
     ]
 
 

@@ -2,20 +2,32 @@
 
 1. A strategy is a generator: it yields batches of requests, is sent their completions, and returns one response. It
    never sees the engine, so any strategy runs on any engine, and tests drive it by hand.
-2. `run_all` advances the strategies of many problems side by side and decodes what they ask for in common batches.
+2. `run_all` advances the strategies of many problems side by side and decodes what they ask for in common batches,
+   one for each model that they ask.
 3. Whatever a strategy asks for is charged to its problem's ledger, and latents of its prompts once (`charge_latents`).
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, get_type_hints
 
+from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.inference.engine import Completion, Engine, ForcedClose, Request, Sampling, single_samples
+from efficient_reasoning.inference.engine import (
+    Completion,
+    Engine,
+    ForcedClose,
+    Rated,
+    Rating,
+    Request,
+    Sampling,
+    single_samples,
+)
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -35,6 +47,8 @@ class Assignment:
         question: what is asked.
         render: any wording of a question -> its prompt; `render(question)` is `prompt_ids`.
         latents: how many end every prompt; who asks in other words besides leaves room for theirs (`charge_latents`).
+        history: messages before the question.
+        engine: decodes it, where that is another model's than the one that was asked.
     """
 
     prompt_ids: list[int]
@@ -46,6 +60,8 @@ class Assignment:
     question: str
     render: Callable[[str], list[int]]
     latents: int = 0
+    history: Sequence[Mapping] = ()
+    engine: Engine | None = None
 
     @property
     def limit_tokens(self) -> int:
@@ -59,7 +75,15 @@ class Assignment:
         if self.budget_tokens is not None:
             close = ForcedClose(max_new_tokens if think_tokens is None else max(0, think_tokens), self.thinking)
         prompt_ids = [*self.prompt_ids, *ids]
-        return Request(prompt_ids, max_new_tokens, self.sampling, self.seed, offset=len(ids), forced_close=close)
+        return Request(
+            prompt_ids,
+            max_new_tokens,
+            self.sampling,
+            self.seed,
+            offset=len(ids),
+            forced_close=close,
+            engine=self.engine,
+        )
 
     def probe(self, ids: Sequence[int], max_new_tokens: int) -> Request:
         """Try out, greedily, which answer follows `ids`, behind which the thinking is closed."""
@@ -100,19 +124,29 @@ class Response:
 
 
 Result = TypeVar("Result")
-Exchange = Generator[list[Request], list[Completion], Result]  # yields requests, is sent all of their samples
+Asked = Request | Rating
+# Yields requests, and is sent all of their samples; what it wants to be judged, and is sent the judgements.
+Exchange = Generator[list[Asked], list[Completion | Rated], Result]
 Steps = Exchange[Response]
 
 
 class Strategy(Protocol):
     """How to spend a budget on one problem.
 
-    A class may name as `needs` the capabilities that an engine must have for it.
+    A class may name as `needs` the capabilities that an engine must have for it, and may have a method `bind`, which
+    takes the reasoner that is asked and returns the same strategy with whatever models it has beside that one.
     """
 
     def solve(self, assignment: Assignment) -> Steps:
         """Yield batches of requests, receive their completions, return the response."""
         ...
+
+
+def final_answer(assignment: Assignment, response: Response) -> str | None:
+    """What a response votes for, in a form in which equal answers are equal strings; None where there is none."""
+    prompt_ids = response.prompt_ids or assignment.prompt_ids
+    answer_ids = assignment.thinking.split(response.ids, prompt_ids).answer_ids
+    return extract_answer("agrees_with_base", assignment.thinking.tokenizer.decode(answer_ids))
 
 
 def answer_reserve(assignment: Assignment, answer_reserve_tokens: int | None = None) -> int:
@@ -194,41 +228,37 @@ def get_strategy(name: str, **parameters) -> Strategy:
         BadInput: unknown name or parameter, or a value that the parameter does not take; near names are listed.
     """
     name, given = split_parameters(name)
-    from efficient_reasoning.inference.budget_forcing import BudgetForcing
-    from efficient_reasoning.inference.chain_of_draft import ChainOfDraft
-    from efficient_reasoning.inference.close_scaling import CloseScaling
-    from efficient_reasoning.inference.control import Control
-    from efficient_reasoning.inference.deer import Deer
-    from efficient_reasoning.inference.dynasor import Dynasor
-    from efficient_reasoning.inference.l1 import L1Exact, L1Max
-    from efficient_reasoning.inference.no_thinking import NoThinking
-    from efficient_reasoning.inference.tale import TaleEstimate, TaleSearch
-
-    known = {
-        "budget-forcing": BudgetForcing,
-        "chain-of-draft": ChainOfDraft,
-        "close-scaling": CloseScaling,
-        "control": Control,
-        "deer": Deer,
-        "dynasor": Dynasor,
-        "l1-exact": L1Exact,
-        "l1-max": L1Max,
-        "no-thinking": NoThinking,
-        "tale-estimate": TaleEstimate,
-        "tale-search": TaleSearch,
-    }
-    if name not in known:
-        raise BadInput(f"Unknown strategy {name!r}{near(name, known)}")
-    accepted = inspect.signature(known[name]).parameters
+    if name not in _STRATEGIES:
+        raise BadInput(f"Unknown strategy {name!r}{near(name, _STRATEGIES)}")
+    module, _, cls = _STRATEGIES[name].partition(":")
+    chosen = getattr(importlib.import_module(f"efficient_reasoning.inference.{module}"), cls)
+    accepted = inspect.signature(chosen).parameters
     for key in (*given, *parameters):
         if key not in accepted:
             raise BadInput(f"Strategy {name!r} has no parameter {key!r}{near(key, list(accepted))}")
     for key, parameter in accepted.items():
         if parameter.default is parameter.empty and key not in given and key not in parameters:
             raise BadInput(f"Strategy {name!r} needs {key}; write {name}?{key}=VALUE.")
-    hints = get_type_hints(known[name])
+    hints = get_type_hints(chosen)
     written = {key: read_value(f"Strategy {name!r}: {key}", hints[key], text) for key, text in given.items()}
-    return known[name](**written, **parameters)
+    return chosen(**written, **parameters)
+
+
+_STRATEGIES = {  # imported when they are asked for
+    "adaptive-consistency": "search.voting:AdaptiveConsistency",
+    "budget-forcing": "budget_forcing:BudgetForcing",
+    "chain-of-draft": "chain_of_draft:ChainOfDraft",
+    "close-scaling": "close_scaling:CloseScaling",
+    "control": "control:Control",
+    "deer": "deer:Deer",
+    "dynasor": "dynasor:Dynasor",
+    "l1-exact": "l1:L1Exact",
+    "l1-max": "l1:L1Max",
+    "no-thinking": "no_thinking:NoThinking",
+    "self-consistency": "search.voting:SelfConsistency",
+    "tale-estimate": "tale:TaleEstimate",
+    "tale-search": "tale:TaleSearch",
+}
 
 
 def charge_latents(steps: Steps, latents: int) -> Steps:
@@ -255,6 +285,8 @@ def charge_latents(steps: Steps, latents: int) -> Steps:
             return stop.value
         completions = list((yield requests))
         for index, request in enumerate(single_samples(requests)):
+            if isinstance(request, Rating) or request.engine is not None:
+                continue  # another's, which reads no latents
             prompt = tuple(request.prompt_ids[: len(request.prompt_ids) - request.offset])
             if prompt in read:
                 continue
@@ -284,20 +316,41 @@ def run_all(
         progress: told how many more problems are done.
     """
     results: list[Result | None] = [None] * len(steps)
-    inbox: dict[int, list[Completion] | None] = dict.fromkeys(range(len(steps)))
+    inbox: dict[int, list[Completion | Rated] | None] = dict.fromkeys(range(len(steps)))
     while inbox:
-        batch: list[Request] = []
-        asked: dict[int, int] = {}
-        for index, completions in inbox.items():
+        asked: dict[int, list[Asked]] = {}
+        for index, answers in inbox.items():
             try:
-                requests = steps[index].send(completions)
+                asked[index] = steps[index].send(answers)
             except StopIteration as stop:
                 results[index] = stop.value
-                continue
-            asked[index] = sum(request.n for request in requests)
-            batch += requests
         if progress is not None and len(asked) < len(inbox):
             progress(len(inbox) - len(asked))
-        decoded = iter(engine.generate(batch) if batch else [])
-        inbox = {index: [next(decoded) for _ in range(count)] for index, count in asked.items()}
+        inbox = _decode(engine, asked)
     return results
+
+
+def _decode(engine: Engine, asked: Mapping[int, Sequence[Asked]]) -> dict[int, list[Completion | Rated]]:
+    """What everybody asked for, by who asked; those whom it is for are asked once each."""
+    requests = [(index, request) for index, own in asked.items() for request in own]
+    groups: dict[int, list[int]] = {}
+    for place, (_, request) in enumerate(requests):
+        groups.setdefault(id(_addressee(request)), []).append(place)
+    answered: dict[int, list[Completion | Rated]] = {}
+    for places in groups.values():
+        group = [requests[place][1] for place in places]
+        if isinstance(group[0], Rating):
+            answers = iter(group[0].rater.rate(group))
+        else:
+            decoder = group[0].engine or engine
+            answers = iter(decoder.generate([replace(request, engine=None) for request in group]))
+        for place, request in zip(places, group, strict=True):
+            answered[place] = [next(answers) for _ in range(request.n)]
+    inbox: dict[int, list[Completion | Rated]] = {index: [] for index in asked}
+    for place, (index, _) in enumerate(requests):
+        inbox[index] += answered[place]
+    return inbox
+
+
+def _addressee(request: Asked) -> object | None:
+    return request.rater if isinstance(request, Rating) else request.engine

@@ -14,11 +14,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.budget_forcing import ask, finish
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, Steps, think_limit
+from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, Steps, final_answer, think_limit
 
 ESTIMATE = (
     "Task: Analyze the given question and estimate the minimum number of tokens required to generate a complete and "
@@ -75,10 +74,10 @@ class TaleSearch:
         """
         first = Response()
         yield from finish(assignment, first, think_limit(assignment))
-        answer = _answer(assignment, first)
+        answer = final_answer(assignment, first)
         if answer is None:
             return first
-        best, _ = yield from halve(assignment, first, lambda attempt: _answer(assignment, attempt) == answer)
+        best, _ = yield from halve(assignment, first, lambda attempt: final_answer(assignment, attempt) == answer)
         return best
 
 
@@ -120,10 +119,3 @@ def halve(
 def budget_text(tokens: int) -> str:
     """What stands behind a question to ask for so few tokens."""
     return f"\nLet's think step by step and use less than {tokens} tokens:"
-
-
-def _answer(assignment: Assignment, response: Response) -> str | None:
-    """The final answer, in a form in which equal answers are equal strings; None where there is none."""
-    prompt_ids = response.prompt_ids or assignment.prompt_ids
-    answer_ids = assignment.thinking.split(response.ids, prompt_ids).answer_ids
-    return extract_answer("agrees_with_base", assignment.thinking.tokenizer.decode(answer_ids))

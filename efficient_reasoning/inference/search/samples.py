@@ -1,0 +1,93 @@
+"""Samples of one problem, drawn together, and a budget that is shared out among them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.ledger import Ledger
+from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, final_answer, think_limit
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws samples of a problem within its budget.
+
+    Attributes:
+        budget_tokens: of all samples together; None for no budget.
+        assignment: of one sample.
+    """
+
+    budget_tokens: int | None
+    assignment: Assignment
+
+    @classmethod
+    def of(cls, assignment: Assignment, sample_tokens: int | None = None) -> Sampler:
+        """Bound the samples of a problem.
+
+        Args:
+            assignment: its budget is that of all samples together.
+            sample_tokens: under a budget, most tokens of one; by default `max_new_tokens`. A smaller budget is that of
+                the only sample.
+
+        Raises:
+            BadInput: one sample has no room for an answer.
+        """
+        if assignment.budget_tokens is not None:
+            most_tokens = sample_tokens or assignment.max_new_tokens
+            own = replace(assignment, budget_tokens=min(assignment.budget_tokens, most_tokens))
+        else:
+            own = assignment
+        think_limit(own)
+        return cls(assignment.budget_tokens, own)
+
+    def draw(self, count: int, responses: list[Response]) -> Exchange[int]:
+        """Add so many samples to the responses, or as many as the budget still holds; how many that were."""
+        own = self.assignment
+        if self.budget_tokens is not None:
+            spent_tokens = sum(response.spend.tokens for response in responses)
+            count = min(count, (self.budget_tokens - spent_tokens) // own.budget_tokens)
+        if count < 1:
+            return 0
+        request = own.request([], own.limit_tokens, think_limit(own))
+        completions = yield [replace(request, n=count, seed=own.seed + len(responses))]
+        for completion in completions:
+            response = Response()
+            response.append(completion)
+            responses.append(response)
+        return count
+
+
+def check_samples(**counts: int | None) -> None:
+    """Refuse a number of samples, or of their tokens, below 1.
+
+    Raises:
+        BadInput: the parameter is named.
+    """
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise BadInput(f"{name} is {value}; give at least 1.")
+
+
+def choose(assignment: Assignment, responses: Sequence[Response], weights: Sequence[float] | None = None) -> Response:
+    """The shortest of the responses that give the winning answer, charged with all of them.
+
+    An answer's votes are the weights of the responses that give it, 1 each by default; equal ones are drawn from by
+    the seed of the problem, so that the order of the samples decides nothing. Responses without an answer do not vote;
+    where nobody votes, the first is returned.
+    """
+    answers = [final_answer(assignment, response) for response in responses]
+    votes: Counter[str] = Counter()
+    for answer, weight in zip(answers, weights or [1.0] * len(answers), strict=True):
+        if answer is not None:
+            votes[answer] += weight
+    chosen = responses[0]
+    if votes:
+        most = max(votes.values())
+        winner = random.Random(assignment.seed).choice(sorted(answer for answer in votes if votes[answer] == most))
+        own = [response for response, answer in zip(responses, answers, strict=True) if answer == winner]
+        chosen = min(own, key=lambda response: len(response.ids))
+    return replace(chosen, spend=sum((response.spend for response in responses), Ledger()))

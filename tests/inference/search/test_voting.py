@@ -1,0 +1,128 @@
+"""Votes among samples, on a model that says something else for every seed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference import get_strategy
+from efficient_reasoning.inference.mock_engine import MockEngine
+from efficient_reasoning.inference.search.voting import leads
+from efficient_reasoning.inference.strategy import run_all
+from efficient_reasoning.inference.two_pass import TwoPassEngine
+from tests.inference.minds import CLOSE, EOS, OPEN, TOKENIZER, WORD, assignment, encode, said, solved
+
+
+class Crowd(MockEngine):
+    """The i-th sample thinks i + 1 words and gives the i-th answer; an empty one is never finished."""
+
+    def __init__(self, answers: list[str], seed: int):
+        super().__init__(self._say, frozenset({EOS}), TOKENIZER.decode)
+        self.answers, self.seed, self.drawn = answers, seed, []
+
+    def _decode(self, request):
+        self.number = request.seed - self.seed
+        if not request.offset:
+            self.drawn.append(self.number)
+        return super()._decode(request)
+
+    def _say(self, so_far):
+        answer = self.answers[self.number % len(self.answers)]
+        words = [OPEN, *[WORD] * (self.number + 1)]
+        response = [*words, CLOSE, *encode(answer), EOS] if answer else [*words, *[WORD] * 1000]
+        return [response[len(said(so_far))], WORD]
+
+
+def vote(strategy: str, answers: list[str], budget_tokens: int | None = None, seed: int = 5, **parameters):
+    engine = Crowd(answers, seed)
+    given = dataclasses.replace(assignment(budget_tokens, max_new_tokens=60), seed=seed)
+    [response] = run_all(TwoPassEngine(engine), [get_strategy(strategy, **parameters).solve(given)])
+    answer = TOKENIZER.decode(given.thinking.split(response.ids, given.prompt_ids).answer_ids).removesuffix("<|end|>")
+    return answer, response, engine
+
+
+def test_probability_of_leading_is_that_of_the_beta_rule():
+    share = np.linspace(0, 1, 200_001)
+    for first in range(6):
+        for second in range(6):
+            density = share**first * (1 - share) ** second
+            numeric = density[share > 0.5].sum() / density.sum()
+            assert leads(first, second) == pytest.approx(numeric, abs=1e-4)
+
+
+def test_the_majority_wins_and_all_samples_are_charged():
+    answer, response, engine = vote("self-consistency", ["7", "8", "8", "9", "8"], samples=5)
+    assert answer == "8"
+    assert response.ids == [OPEN, WORD, WORD, CLOSE, *encode("8"), EOS]  # the shortest that says so
+    assert response.spend == engine.spent
+    assert engine.drawn == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("answers", "samples"),
+    [
+        (["7"], 4),  # 31/32 after one round
+        (["7", "7", "7", "8"], 12),  # 26/32 after one round, 466/512 after two, 7814/8192 after three
+        (["7", "8"], 40),
+        ([""], 40),
+    ],
+)
+def test_adaptive_consistency_stops_when_it_is_certain(answers, samples):
+    assert len(vote("adaptive-consistency", answers)[2].drawn) == samples
+
+
+def test_confidence_of_one_draws_all():
+    assert len(vote("adaptive-consistency", ["7"], confidence=1.0, samples=10)[2].drawn) == 10
+
+
+def test_a_tie_is_broken_by_the_seed():
+    winners = {seed: vote("self-consistency", ["7", "8"], seed=seed, samples=2)[0] for seed in range(20)}
+    assert set(winners.values()) == {"7", "8"}
+    reversed_order = {seed: vote("self-consistency", ["8", "7"], seed=seed, samples=2)[0] for seed in winners}
+    assert reversed_order == winners
+
+
+def test_without_an_answer_the_first_sample_is_returned():
+    answer, response, engine = vote("self-consistency", ["", ""], samples=2)
+    assert answer == ""
+    assert not response.finished
+    assert response.spend == engine.spent
+
+
+def test_a_budget_that_holds_one_sample_is_that_sample():
+    one = vote("self-consistency", ["7", "8"], budget_tokens=20)[1]
+    plain = vote("budget-forcing", ["7", "8"], budget_tokens=20)[1]
+    assert one == plain
+
+
+def test_a_budget_is_spent_on_as_many_samples_as_it_holds():
+    _, response, engine = vote("self-consistency", ["7"], budget_tokens=100, samples=50, sample_tokens=20)
+    assert response.spend.tokens <= 100
+    assert len(engine.drawn) > 100 // 20  # short samples leave room for more
+
+
+def test_a_budget_without_room_for_an_answer_is_refused():
+    with pytest.raises(BadInput, match="budget_tokens is 3"):
+        vote("self-consistency", ["7"], budget_tokens=3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "named"),
+    [
+        ("self-consistency", {"samples": 0}, "samples is 0"),
+        ("self-consistency", {"sample_tokens": 0}, "sample_tokens is 0"),
+        ("adaptive-consistency", {"round_samples": 0}, "round_samples is 0"),
+        ("adaptive-consistency", {"confidence": 1.5}, "confidence is 1.5"),
+    ],
+)
+def test_parameters_without_meaning_are_refused(strategy, parameters, named):
+    with pytest.raises(BadInput, match=named):
+        get_strategy(strategy, **parameters)
+
+
+def test_an_endless_thinker_gives_nothing_to_vote_on():
+    found = solved("self-consistency", lambda so_far: [OPEN, WORD][bool(said(so_far))], assignment(None), samples=2)
+    assert found.answer == ""
