@@ -72,6 +72,25 @@ def accuracy_efficiency_score(baseline: Point, point: Point, *, as_published: bo
     return shorter + weight * (abs(better) if as_published else better)
 
 
+def auroc(scores: Sequence[float], shares: Sequence[float]) -> float:
+    """Probability that a positive has the higher score than a negative, equal scores counting half.
+
+    Args:
+        scores: of each case.
+        shares: how far each is a positive, in [0, 1]: a problem solved in 3 of 4 samples is 0.75 of one.
+
+    Returns:
+        the area under the receiver operating characteristic; not a number without positives, or without negatives.
+    """
+    scores, shares = np.asarray(scores, float), np.asarray(shares, float)
+    levels, places = np.unique(scores, return_inverse=True)
+    positives = np.bincount(places, shares, len(levels))
+    negatives = np.bincount(places, 1 - shares, len(levels))
+    pairs = positives.sum() * negatives.sum()
+    below = negatives.cumsum() - negatives / 2
+    return float((positives * below).sum() / pairs) if pairs else math.nan
+
+
 def dominates(one: Point, other: Point) -> bool:
     """Whether one point is no worse in both tokens and accuracy, and better in one of them."""
     return one[0] <= other[0] and one[1] >= other[1] and one != other

@@ -20,10 +20,12 @@ from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 # What some engines cannot do. All can stop at ids and strings, and forbid first tokens.
 LOGPROBS, LOGIT_BIAS, SCORE, IN_LOOP = "logprobs", "logit_bias", "score", "in_loop"
+HIDDEN = "hidden_states"
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,19 @@ class Score:
     spend: Ledger
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """The last hidden state behind a prompt, (D,) fp32 on the CPU."""
+
+    state: torch.Tensor
+    spend: Ledger
+
+
 class Engine(Protocol):
     """Anything that decodes batches of requests.
 
     Attributes:
-        capabilities: those of LOGPROBS, LOGIT_BIAS, SCORE and IN_LOOP that it has.
+        capabilities: those of LOGPROBS, LOGIT_BIAS, SCORE, HIDDEN and IN_LOOP that it has.
     """
 
     capabilities: frozenset[str]
@@ -148,6 +158,10 @@ class Engine(Protocol):
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE."""
+        ...
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
+        """What the model made of prompts. Needs HIDDEN."""
         ...
 
 

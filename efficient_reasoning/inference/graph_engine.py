@@ -21,6 +21,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import step_attention
 from efficient_reasoning.inference.decoding_loop import Decoded, Loop, up_to
 from efficient_reasoning.inference.engine import (
+    HIDDEN,
     IN_LOOP,
     LOGIT_BIAS,
     LOGPROBS,
@@ -66,7 +67,7 @@ class GraphEngine(ModelEngine):
         BadInput: the model does not hand on to its attention what a step tells it.
     """
 
-    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE, IN_LOOP})
+    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE, HIDDEN, IN_LOOP})
 
     def __init__(
         self,

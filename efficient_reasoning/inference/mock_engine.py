@@ -48,7 +48,7 @@ class MockEngine:
         return completions
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        return [
+        scores = [
             Score(
                 [math.log(self.confidence([*prefix, *ids[:place]], token)) for place, token in enumerate(ids)],
                 Ledger(
@@ -57,6 +57,8 @@ class MockEngine:
             )
             for prefix, ids in pairs
         ]
+        self.spent = sum((score.spend for score in scores), self.spent)
+        return scores
 
     def _decode(self, request: Request) -> Completion:
         ids: list[int] = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from efficient_reasoning.inference import scoring
-from efficient_reasoning.inference.engine import Score
+from efficient_reasoning.inference.engine import Hidden, Score
 from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.ledger import Ledger
 
@@ -27,7 +27,7 @@ class ModelEngine:
         tokenizer: spells completions, for requests with stop strings.
 
     Attributes:
-        spent: the sum of what all completions and scores have been charged.
+        spent: the sum of what all completions, scores and states have been charged.
     """
 
     def __init__(
@@ -47,6 +47,11 @@ class ModelEngine:
         scores = scoring.score(self.model, self.pad_id, pairs, self.flops)
         self.spent = sum((one.spend for one in scores), self.spent)
         return scores
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
+        states = scoring.read(self.model, self.pad_id, prompts, self.flops)
+        self.spent = sum((one.spend for one in states), self.spent)
+        return states
 
     @torch.no_grad()
     def refresh(self, model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ begun another can go on with, and a response is one sequence of ids, whoever wro
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from dataclasses import replace
 
 from efficient_reasoning.errors import BadInput
@@ -26,6 +27,26 @@ def load_other(model: str, backend: str = "auto") -> Reasoner:
     if reasoner.latent_ids:
         raise BadInput(f"{model} thinks in latents or pauses, which only the model that is asked may; take another.")
     return reasoner
+
+
+def load_small(model: str, reasoner: Reasoner, needs: Collection[str]) -> Reasoner:
+    """A model to ask in place of the one that was given.
+
+    Args:
+        model: folder or Hub id.
+        reasoner: the large one.
+        needs: capabilities that the small one's engine must have.
+
+    Raises:
+        BadInput: it is the large one, has another tokenizer, or its backend lacks a capability.
+    """
+    small = load_other(model)
+    if small.location == reasoner.location or (small.weights and small.weights == reasoner.weights):
+        raise BadInput(f"The small model is {reasoner.name} itself; give a smaller one.")
+    check_tokenizer(reasoner, small)
+    if missing := sorted(frozenset(needs) - small.engine.capabilities):
+        raise BadInput(f"{model} runs on backend {small.backend}, which has no {' and '.join(missing)}.")
+    return small
 
 
 def check_tokenizer(reasoner: Reasoner, other: Reasoner) -> None:

@@ -28,7 +28,7 @@ from efficient_reasoning.checkpoint import (
 )
 from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.inference.engine import IN_LOOP, LOGIT_BIAS, LOGPROBS, SCORE, Engine
+from efficient_reasoning.inference.engine import HIDDEN, IN_LOOP, LOGIT_BIAS, LOGPROBS, SCORE, Engine
 from efficient_reasoning.inference.recall import RecallingEngine
 from efficient_reasoning.inference.two_pass import TwoPassEngine
 from efficient_reasoning.thinking import ThinkingFormat
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # What a backend can do, a server that lacks something apart; forced closes come with all of them (`TwoPassEngine`).
 BACKENDS = {
-    "graph": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
-    "transformers": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
+    "graph": frozenset({LOGPROBS, LOGIT_BIAS, SCORE, HIDDEN}),
+    "transformers": frozenset({LOGPROBS, LOGIT_BIAS, SCORE, HIDDEN}),
     "vllm": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
     "openai": frozenset({LOGPROBS, LOGIT_BIAS, SCORE}),
     "mock": frozenset({LOGPROBS, SCORE}),

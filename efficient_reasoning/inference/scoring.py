@@ -1,4 +1,4 @@
-"""What a model thinks of text that it did not write: one forward pass over many prefixes and continuations."""
+"""What a model makes of text that it did not write: one forward pass over many prefixes and continuations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from efficient_reasoning.inference.engine import Score
+from efficient_reasoning.inference.engine import Hidden, Score
 from efficient_reasoning.inference.flops import DecodingFlops
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import peak_bytes
@@ -41,17 +41,10 @@ def _one_pass(
 ) -> list[Score]:
     began = time.perf_counter()
     rows = [[*prefix, *ids] for prefix, ids in pairs]
-    longest, kept = max(map(len, rows)), max(len(ids) for _, ids in pairs) + 1
-    input_ids = torch.tensor([[pad_id] * (longest - len(row)) + row for row in rows], device=model.device)  # (N, T)
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    logits = model(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=kept,
-    ).logits  # (N, C + 1, V)
-    targets = input_ids[:, 1 - kept :]  # (N, C)
+    kept = max(len(ids) for _, ids in pairs) + 1
+    inputs = _padded(model, pad_id, rows)
+    logits = model(**inputs, logits_to_keep=kept).logits  # (N, C + 1, V)
+    targets = inputs["input_ids"][:, 1 - kept :]  # (N, C)
     logprobs = logits[:, :-1].float().log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0].tolist()
     seconds_per_token = (time.perf_counter() - began) / sum(map(len, rows))
     return [
@@ -68,3 +61,41 @@ def _one_pass(
         )
         for (prefix, ids), row in zip(pairs, logprobs, strict=True)
     ]
+
+
+@torch.inference_mode()
+def read(model: PreTrainedModel, pad_id: int, prompts: Sequence[Sequence[int]], flops: DecodingFlops) -> list[Hidden]:
+    """Last hidden states behind prompts, none of them empty."""
+    found: dict[int, Hidden] = {}
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    width = model.config.get_text_config().hidden_size
+    while order:
+        count = max(1, _LOGITS // (len(prompts[order[-1]]) * width))
+        chosen, order = order[-count:], order[:-count]
+        began = time.perf_counter()
+        rows = [list(prompts[index]) for index in chosen]
+        states = model.base_model(**_padded(model, pad_id, rows)).last_hidden_state[:, -1].float().cpu()  # (N, D)
+        seconds_per_token = (time.perf_counter() - began) / sum(map(len, rows))
+        for index, row, state in zip(chosen, rows, states, strict=True):
+            spend = Ledger(
+                requests=1,
+                prompt_tokens=len(row),
+                computed_prompt_tokens=len(row),
+                flops=flops.of_score(len(row), 0),
+                seconds=seconds_per_token * len(row),
+                peak_memory_bytes=peak_bytes(model.device),
+            )
+            found[index] = Hidden(state, spend)
+    return [found[index] for index in range(len(prompts))]
+
+
+def _padded(model: PreTrainedModel, pad_id: int, rows: Sequence[Sequence[int]]) -> dict[str, object]:
+    """Arguments of a pass over rows that end together."""
+    longest = max(map(len, rows))
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)  # (N, T)
+    return {
+        "input_ids": torch.tensor([[pad_id] * (longest - len(row)) + [*row] for row in rows], device=model.device),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        "use_cache": False,
+    }

@@ -133,13 +133,20 @@ Steps = Exchange[Response]
 class Strategy(Protocol):
     """How to spend a budget on one problem.
 
-    A class may name as `needs` the capabilities that an engine must have for it, and may have a method `bind`, which
-    takes the reasoner that is asked and returns the same strategy with whatever models it has beside that one.
+    A class may name as `needs` the capabilities that an engine must have for it. One that asks others beside the model
+    has a method `bind` instead, which is given the reasoner and returns a strategy (`Bound`).
     """
 
     def solve(self, assignment: Assignment) -> Steps:
         """Yield batches of requests, receive their completions, return the response."""
         ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A strategy with whatever it was bound to."""
+
+    solve: Callable[[Assignment], Steps]
 
 
 def final_answer(assignment: Assignment, response: Response) -> str | None:
@@ -249,13 +256,18 @@ _STRATEGIES = {  # imported when they are asked for
     "budget-forcing": "budget_forcing:BudgetForcing",
     "chain-of-draft": "chain_of_draft:ChainOfDraft",
     "close-scaling": "close_scaling:CloseScaling",
+    "cascade": "switching.cascade:Cascade",
     "control": "control:Control",
+    "control-switch": "switching.switch:ControlSwitch",
     "deer": "deer:Deer",
     "dynasor": "dynasor:Dynasor",
     "l1-exact": "l1:L1Exact",
     "l1-max": "l1:L1Max",
     "no-thinking": "no_thinking:NoThinking",
+    "probe-switch": "switching.switch:ProbeSwitch",
+    "router": "switching.cascade:Router",
     "self-consistency": "search.voting:SelfConsistency",
+    "spec-reason": "switching.spec_reason:SpecReason",
     "tale-estimate": "tale:TaleEstimate",
     "tale-search": "tale:TaleSearch",
 }

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import (
+    HIDDEN,
     LOGIT_BIAS,
     LOGPROBS,
     SCORE,
@@ -56,7 +57,7 @@ class TransformersEngine(ModelEngine):
         BadInput: a draft for, or of, a model whose layers keep states.
     """
 
-    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE})
+    capabilities = frozenset({LOGPROBS, LOGIT_BIAS, SCORE, HIDDEN})
 
     def __init__(
         self,

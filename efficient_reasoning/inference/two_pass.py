@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from efficient_reasoning.inference.engine import IN_LOOP, Completion, Engine, Request, Score, single_samples
+from efficient_reasoning.inference.engine import IN_LOOP, Completion, Engine, Hidden, Request, Score, single_samples
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.strategy import Exchange, run_all
 from efficient_reasoning.thinking import Phase, ThinkingFormat
@@ -31,6 +31,9 @@ class TwoPassEngine:
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         return self.engine.score(pairs)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
+        return self.engine.read(prompts)
 
 
 def _decode(request: Request) -> Exchange[Completion]:

@@ -6,10 +6,13 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from unittest import mock
+
+import torch
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
-from efficient_reasoning.inference import Assignment, Response, Sampling, get_strategy
-from efficient_reasoning.inference.engine import LOGIT_BIAS
+from efficient_reasoning.inference import Assignment, Ledger, Reasoner, Response, Sampling, get_strategy, others
+from efficient_reasoning.inference.engine import HIDDEN, LOGIT_BIAS, Hidden
 from efficient_reasoning.inference.mock_engine import MockEngine
 from efficient_reasoning.inference.strategy import run_all
 from efficient_reasoning.inference.two_pass import TwoPassEngine
@@ -117,14 +120,32 @@ def adversaries(thinking: ThinkingFormat) -> dict[str, Rule]:
 
 
 class BiasedEngine(MockEngine):
-    """A mock that takes logit biases; rules find the bias of the close in `bias`."""
+    """A mock that takes logit biases; rules find the bias of the close in `bias`. Its state is the prompt's length."""
 
-    capabilities = MockEngine.capabilities | {LOGIT_BIAS}
+    capabilities = MockEngine.capabilities | {LOGIT_BIAS, HIDDEN}
     bias = 0.0
+
+    def read(self, prompts):
+        spends = [Ledger(1, len(prompt), len(prompt)) for prompt in prompts]
+        self.spent = sum(spends, self.spent)
+        return [Hidden(torch.tensor([float(spend.prompt_tokens)]), spend) for spend in spends]
 
     def _decode(self, request):
         self.bias = request.logit_bias.get(CLOSE, 0.0)
         return super()._decode(request)
+
+
+def reasoner_of(engine: MockEngine, thinking: ThinkingFormat, name: str = "large") -> Reasoner:
+    return Reasoner(engine, TOKENIZER, thinking, None, name, name, None, None, "mock")
+
+
+def bound(strategy: str, engine: MockEngine, thinking: ThinkingFormat, other: MockEngine | None = None, **parameters):
+    """A strategy, with the models that it asks for: `other`, or the same engine under another name."""
+    chosen = get_strategy(strategy, **parameters)
+    if not hasattr(chosen, "bind"):
+        return chosen
+    with mock.patch.object(others, "load_other", lambda name: reasoner_of(other or engine, thinking, name)):
+        return chosen.bind(reasoner_of(engine, thinking))
 
 
 @dataclass
@@ -157,6 +178,6 @@ def solved(
 ) -> Solved:
     """Run a strategy on a rule; `directly` on an engine that knows nothing of forced closes."""
     engine = BiasedEngine(rule, frozenset({EOS}), TOKENIZER.decode, confidence)
-    steps = get_strategy(strategy, **parameters).solve(given)
+    steps = bound(strategy, engine, given.thinking, **parameters).solve(given)
     [response] = run_all(engine if directly else TwoPassEngine(engine), [steps])
     return Solved(response, engine, given.thinking)

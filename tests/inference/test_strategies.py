@@ -36,9 +36,13 @@ STRATEGIES = {
     "adaptive-consistency": {"samples": 6, "round_samples": 2, "sample_tokens": 25},
     "budget-forcing": {},
     "budget-forcing, lengthened": {"min_thinking_tokens": 30, "waits": 3},
+    "cascade": {"small": "small"},
+    "cascade, of agreement": {"small": "small", "samples": 2},
     "chain-of-draft": {},
     "close-scaling": {},
     "control": {"text": " so"},
+    "control-switch": {},
+    "control-switch, that thinks": {"threshold": 0.0},
     "deer": {"trial_tokens": 4},
     "deer, uncertain": {"threshold": 1.0, "trial_tokens": 4},
     "dynasor": {"interval_tokens": 7, "probe_tokens": 4},
@@ -48,9 +52,14 @@ STRATEGIES = {
     "no-thinking, with a thought": {"thought": "So"},
     "self-consistency": {"samples": 3},
     "self-consistency, of short samples": {"samples": 3, "sample_tokens": 25},
+    "spec-reason": {"small": "small", "draft_tokens": 8},
+    "spec-reason, that keeps nothing": {"small": "small", "threshold": 1.0, "draft_tokens": 8},
     "tale-estimate": {"estimate_tokens": 4},
     "tale-search": {},
 }
+
+
+SEARCHES = ("adaptive-consistency", "cascade", "self-consistency", "spec-reason", "tale-search")
 
 
 def strategies(form: str):
@@ -68,7 +77,7 @@ def test_no_budget_is_ever_exceeded_and_no_answer_is_empty(form, name):
             response = result.response
             assert response.spend.tokens <= budget
             assert result.answer.strip()
-            assert dataclasses.replace(response.spend, forced_tokens=0) == result.engine.spent
+            assert dataclasses.replace(response.spend, forced_tokens=0, rated_tokens=0) == result.engine.spent
             assert len(response.ids) <= response.spend.tokens
             assert response.finished == (response.ids[-1] == EOS)
             assert EOS not in response.ids[:-1]
@@ -83,9 +92,9 @@ def test_engines_that_know_no_forced_close_are_charged_alike(name, budget):
         given = assignment(budget, max_new_tokens=90)
         result = solved(name.partition(",")[0], rule, given, directly=True, **STRATEGIES[name])
         spend = result.response.spend
-        assert dataclasses.replace(spend, forced_tokens=0) == result.engine.spent
+        assert dataclasses.replace(spend, forced_tokens=0, rated_tokens=0) == result.engine.spent
         # Without a budget only searches make several chains.
-        assert spend.tokens <= (budget or 90) or name.startswith(("tale-search", "self-", "adaptive-"))
+        assert spend.tokens <= (budget or 90) or name.startswith(SEARCHES)
 
 
 # ---- budget forcing ----

@@ -72,6 +72,13 @@ def check_samples(**counts: int | None) -> None:
             raise BadInput(f"{name} is {value}; give at least 1.")
 
 
+def agreement(assignment: Assignment, responses: Sequence[Response]) -> float:
+    """Share of the responses that give the commonest answer."""
+    votes = Counter(final_answer(assignment, response) for response in responses)
+    del votes[None]
+    return max(votes.values(), default=0) / len(responses)
+
+
 def choose(assignment: Assignment, responses: Sequence[Response], weights: Sequence[float] | None = None) -> Response:
     """The shortest of the responses that give the winning answer, charged with all of them.
 
