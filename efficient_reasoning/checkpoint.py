@@ -62,7 +62,8 @@ class ReasoningMetadata:
         trained_budget_range: smallest and largest `budget_tokens` met in training; None without budgets.
         controls: texts, of one token each, that it was trained to take behind a question as an order for the length.
         trained_tokens: mean tokens of the responses that it was trained on; None when it is not known.
-        operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}.
+        operating_points: recommended settings, as {"strategy", "budget_tokens", "accuracy", "total_tokens"}; with
+            {"planned_for": {unit: budget}} those that were chosen for a mean budget.
         data_fingerprint: hash of the training rows.
         seed: of the training run.
         versions: packages that made it.

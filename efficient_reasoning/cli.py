@@ -89,7 +89,7 @@ def _first_line(path: Path) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
-# ---- solve, evaluate, compare, audit, app, publish, env ----
+# ---- solve, evaluate, compare, plan, audit, app, publish, env ----
 
 
 def _solve(arguments: argparse.Namespace) -> None:
@@ -168,6 +168,18 @@ def _compare(arguments: argparse.Namespace) -> None:
     from efficient_reasoning.evaluation import compare
 
     print(compare(arguments.runs, arguments.out))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from efficient_reasoning.evaluation import plan
+
+    budgets = {unit: getattr(arguments, f"budget_{unit}") for unit in ("tokens", "flops", "seconds")}
+    [(unit, budget)] = [(unit, budget) for unit, budget in budgets.items() if budget is not None]
+    chosen = plan(arguments.runs, budget, unit)
+    print(chosen)
+    if arguments.model is not None:
+        chosen.save(arguments.model)
+        print(f"{arguments.model}: solve with --strategy planned?{unit}={budget:g}")
 
 
 def _audit(arguments: argparse.Namespace) -> None:
@@ -311,6 +323,13 @@ def _parser() -> argparse.ArgumentParser:
     compare = _command(commands, "compare", _compare, "put runs of evaluate side by side")
     compare.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
     compare.add_argument("--out", type=Path, help="folder for the table and the curve")
+
+    plan = _command(commands, "plan", _plan, "choose the strategy for a budget from runs of evaluate")
+    plan.add_argument("runs", metavar="RUN", nargs="+", type=_folder, help="folder that evaluate wrote")
+    plan.add_argument("--model", type=_folder, help="checkpoint whose reasoning.json is to hold the choice")
+    budget = plan.add_mutually_exclusive_group(required=True)
+    for unit, what in (("tokens", "generated tokens"), ("flops", "floating-point operations"), ("seconds", "seconds")):
+        budget.add_argument(f"--budget-{unit}", type=_at_least(0, float), help=f"most {what} a problem, as a mean")
 
     audit = _command(commands, "audit", _audit, "measure how much a model overthinks, without training it")
     audit.add_argument("--model", help="folder or Hub id")

@@ -11,11 +11,13 @@ from efficient_reasoning.evaluation.compare import Comparison, compare
 from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.evaluate import evaluate, evaluate_model
 from efficient_reasoning.evaluation.off_target import compare_off_target, load_suite, run_off_target
+from efficient_reasoning.evaluation.plan import Plan, plan
 from efficient_reasoning.evaluation.statistics import Interval, bootstrap, paired_bootstrap, paired_ratio
 
 __all__ = [
     "Comparison",
     "Interval",
+    "Plan",
     "bootstrap",
     "compare",
     "compare_off_target",
@@ -25,5 +27,6 @@ __all__ = [
     "load_suite",
     "paired_bootstrap",
     "paired_ratio",
+    "plan",
     "run_off_target",
 ]

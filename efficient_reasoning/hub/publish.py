@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from efficient_reasoning.cards import operating_points, plain_control, write_model_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, check_checkpoint, resolve_model, weights_fingerprint
+from efficient_reasoning.config import split_parameters
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import atomic_folder
@@ -113,6 +115,11 @@ def _check_same_model(run: Path, summary: dict, model: Path) -> None:
         raise BadInput(f"{run}: measured other weights than those in {model}; evaluate that folder first.")
 
 
+def _travels(point: Mapping) -> bool:
+    """Whether a setting means something elsewhere: it names no file or folder of this machine."""
+    return not any(Path(value).exists() for value in split_parameters(point["strategy"])[1].values())
+
+
 def _build(
     out: Path, run: Path, model: Path, repo: str, summary: dict, data_sets: list[str], benchmark: str | None
 ) -> None:
@@ -127,7 +134,8 @@ def _build(
         points = operating_points(run, summary)
         metadata = ReasoningMetadata.load(folder)
         if metadata is not None:
-            metadata.operating_points = [point.as_dict() for point in points]
+            planned = [point for point in metadata.operating_points if "planned_for" in point and _travels(point)]
+            metadata.operating_points = [*(point.as_dict() for point in points), *planned]
             metadata.save(folder)
         unchecked = why_unchecked(folder)
         question, control, example = choose_question(run), plain_control(points), None

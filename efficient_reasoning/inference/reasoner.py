@@ -30,6 +30,7 @@ from efficient_reasoning.config import read_value, split_parameters
 from efficient_reasoning.errors import BadInput, near
 from efficient_reasoning.inference.engine import HIDDEN, IN_LOOP, LOGIT_BIAS, LOGPROBS, SCORE, Engine
 from efficient_reasoning.inference.recall import RecallingEngine
+from efficient_reasoning.inference.strategy import Strategy, check_capabilities, get_strategy
 from efficient_reasoning.inference.two_pass import TwoPassEngine
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -94,6 +95,16 @@ class Reasoner:
         """Whether this machine's processors have time while it decodes: a GPU or a server does it."""
         model = getattr(self.engine, "model", None)
         return self.backend in ("vllm", "openai") or getattr(getattr(model, "device", None), "type", "cpu") != "cpu"
+
+    def strategy(self, name: str, **parameters) -> Strategy:
+        """A strategy by its name, ready for this model, with the others that it asks.
+
+        Raises:
+            BadInput: as `get_strategy`, or the engine lacks what the strategy needs, or those others cannot be had.
+        """
+        strategy = get_strategy(name, **parameters)
+        check_capabilities(name, strategy, self.engine, self.backend, BACKENDS)
+        return strategy.bind(self) if hasattr(strategy, "bind") else strategy
 
     def recalling(self) -> Reasoner:
         """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""

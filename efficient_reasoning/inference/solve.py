@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import Sampling
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.reasoner import BACKENDS, Reasoner
+from efficient_reasoning.inference.reasoner import Reasoner
 from efficient_reasoning.inference.strategy import (
     Assignment,
     Response,
-    Strategy,
     charge_latents,
-    check_capabilities,
-    get_strategy,
     run_all,
 )
 from efficient_reasoning.prompts import encode_prompt, make_prompt
@@ -118,7 +115,7 @@ def respond_many(
     """
     sampling = Sampling(temperature, top_p, top_k)
     assignments = assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
-    plan = _plan(reasoner, strategy, parameters)
+    plan = reasoner.strategy(strategy, **parameters)
     steps = [charge_latents(plan.solve(assignment), assignment.latents) for assignment in assignments]
     responses = run_all(reasoner.closing_engine(), steps, progress)
     for assignment, response in zip(assignments, responses, strict=True):
@@ -136,13 +133,7 @@ def check_request(
 ) -> None:
     """Raise what `solve_many` would raise of these arguments, without decoding a token."""
     [assignment] = assign(reasoner, [question], budget_tokens, max_new_tokens, sampling, [0])
-    next(_plan(reasoner, strategy, {}).solve(assignment))
-
-
-def _plan(reasoner: Reasoner, name: str, parameters: dict) -> Strategy:
-    strategy = get_strategy(name, **parameters)
-    check_capabilities(name, strategy, reasoner.engine, reasoner.backend, BACKENDS)
-    return strategy.bind(reasoner) if hasattr(strategy, "bind") else strategy
+    next(reasoner.strategy(strategy).solve(assignment))
 
 
 def assign(

@@ -264,6 +264,7 @@ _STRATEGIES = {  # imported when they are asked for
     "l1-exact": "l1:L1Exact",
     "l1-max": "l1:L1Max",
     "no-thinking": "no_thinking:NoThinking",
+    "planned": "planned:Planned",
     "probe-switch": "switching.switch:ProbeSwitch",
     "router": "switching.cascade:Router",
     "self-consistency": "search.voting:SelfConsistency",
