@@ -25,6 +25,11 @@ class WindowGlobalConfig(Qwen3Config):
 
     window_tokens: int = 1024
     num_global_tokens: int = 4
+    sliding_window: int | None = None
+
+    def __post_init__(self, **kwargs):
+        self.use_sliding_window |= self.sliding_window is not None  # a Qwen3 would forget the one without the other
+        super().__post_init__(**kwargs)
 
     def validate_architecture(self):
         super().validate_architecture()
@@ -33,7 +38,7 @@ class WindowGlobalConfig(Qwen3Config):
         if self.num_global_tokens < 0:
             raise ValueError(f"num_global_tokens is {self.num_global_tokens}; give 0 or more.")
         if self.use_sliding_window or set(self.layer_types) != {"full_attention"}:
-            raise ValueError("All layers have the same window; leave out use_sliding_window and layer_types.")
+            raise ValueError("All layers have a window of window_tokens; leave out sliding_window and layer_types.")
 
 
 __all__ = ["WindowGlobalConfig"]

@@ -140,7 +140,7 @@ class WindowGlobalModel(WindowGlobalPreTrainedModel, Qwen3Model):
 
 
 class WindowGlobalForCausalLM(WindowGlobalPreTrainedModel, Qwen3ForCausalLM):
-    """A language model whose attention costs as much for each token of a long text."""
+    """A language model whose tokens cost the same wherever they stand in a long text."""
 
     def __init__(self, config: WindowGlobalConfig):
         super(Qwen3ForCausalLM, self).__init__(config)  # whose own would make a Qwen3Model
