@@ -37,7 +37,11 @@ ASSETS = Path(__file__).parent / "assets"
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # By model type, the room that makes transformers know an architecture of our own when it is imported.
-OWN_ARCHITECTURES = {"linearized": "efficient_reasoning.linear", "recurrent_depth": "efficient_reasoning.recurrent"}
+OWN_ARCHITECTURES = {
+    "linearized": "efficient_reasoning.linear",
+    "recurrent_depth": "efficient_reasoning.recurrent",
+    "window_global": "efficient_reasoning.window_global",
+}
 
 
 @dataclass

@@ -96,7 +96,8 @@ def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokeni
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
-    import efficient_reasoning.recurrent  # noqa: F401, which makes its architecture known
+    import efficient_reasoning.recurrent
+    import efficient_reasoning.window_global  # noqa: F401, which make their architectures known
 
     model_type = architecture.get("model_type")
     if model_type not in CONFIG_MAPPING:

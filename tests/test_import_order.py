@@ -14,7 +14,7 @@ import efficient_reasoning
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "errors", "files", "server", "config", "thinking", "prompts", "answers", "problems", "overthinking", "recorded",
-    "few_shot", "heads", "redirect", "linear", "recurrent", "checkpoint", "contamination",
+    "few_shot", "heads", "redirect", "linear", "recurrent", "window_global", "checkpoint", "contamination",
     "latent", "inference", "scribes", "traces",
     "rewards", "evaluation", "audit", "compression", "cards", "hub", "merging",
     "rl", "scratch", "training", "app", "data_tools", "recipes",

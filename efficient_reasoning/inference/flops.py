@@ -15,6 +15,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from efficient_reasoning.linear.configuration_linearized import LINEAR, LinearizedConfig
+from efficient_reasoning.window_global.configuration_window_global import WindowGlobalConfig
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -68,8 +69,10 @@ class DecodingFlops:
             state = features * (keys * head_dim + heads * (head_dim + 1))
             body += 2 * kinds[LINEAR] * ((heads + keys) * head_dim**2 + window + state)
         sliding = kinds["sliding_attention"]
-        full = kinds.total() - sliding - sum(kinds[kind] for kind in _WITHOUT_ATTENTION)
         window_tokens = (config.sliding_window or 0) if sliding else 0
+        if config.model_type == WindowGlobalConfig.model_type:  # global tokens are seen beside a full window
+            sliding, window_tokens = kinds.total(), config.window_tokens + config.num_global_tokens
+        full = kinds.total() - sliding - sum(kinds[kind] for kind in _WITHOUT_ATTENTION)
         whole = cls(body, 2.0 * head.weight.numel(), full * attention, sliding * attention, window_tokens)
         return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
 

@@ -77,6 +77,7 @@ def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
     millions = {"overthinker": 0.9, "gsm_symbolic_3m": 3.1, "gsm_symbolic_15m": 13.8, "graph_paths": 12.9}
     millions |= {"multiplication_4": 12.9, "multiplication_5": 19.3, "recurrent_overthinker": 0.2}
     millions |= {"gated_deltanet_overthinker": 1.0, "mamba2_overthinker": 1.0, "local_global_overthinker": 0.9}
+    millions |= {"window_global_overthinker": 0.9}
     assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions[config.stem], abs=0.1)
     assert float(table["clipped"].partition("%")[0]) < 3
 
