@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         config, workers = self.config, self.state["workers"]
+        if config.dataloader_num_workers:  # they are what runs side by side; tokenizers would warn of their forks
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         batches = DataLoader(
             _Readers(self.stream, self.state, config.process_index),
             batch_size=self.batch_size,

@@ -17,6 +17,8 @@ from efficient_reasoning.training.streaming import Stream
 
 QWEN3 = {"model_type": "qwen3", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
 QWEN3 |= {"num_key_value_heads": 1, "intermediate_size": 16}
+LOCAL = {"model_type": "gemma3_text", **dict(list(QWEN3.items())[1:]), "layer_types": ["sliding_attention"] * 2}
+LOCAL |= {"sliding_window": 16, "query_pre_attn_scalar": 8}
 RECURRENT = {"model_type": "recurrent_depth", "hidden_size": 16, "intermediate_size": 16, "num_prelude_layers": 1}
 RECURRENT |= {"num_core_layers": 1, "num_coda_layers": 1, "num_attention_heads": 2, "head_dim": 8, "mean_depth": 2}
 
@@ -31,7 +33,7 @@ def loader(folder, packing: bool, batch_size: int, **changes) -> Loader:
     return Loader(stream, config, batch_size, checkpoint=None)
 
 
-@pytest.mark.parametrize("architecture", [QWEN3, RECURRENT], ids=lambda shape: shape["model_type"])
+@pytest.mark.parametrize("architecture", [QWEN3, LOCAL, RECURRENT], ids=lambda shape: shape["model_type"])
 def test_packed_rows_train_as_rows_of_their_own_do(tmp_path, architecture):
     """The loss of a whole epoch, with answers to empty blocks that weigh more than others."""
     from transformers import AutoModelForCausalLM
