@@ -88,8 +88,6 @@ def open_source(name: str) -> Source:
 
 
 def _from_files(name: str) -> Source:
-    import datasets
-
     path = Path(name).expanduser()
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _KINDS)
@@ -110,6 +108,8 @@ def _from_files(name: str) -> Source:
             state.update(stream.read())
     if kinds == [".jsonl"]:
         return Source(name, state.hexdigest(), len(files), partial(_lines, files))
+    import datasets
+
     data_files = [glob.escape(str(file)) for file in files]
     dataset = datasets.load_dataset("parquet", data_files=data_files, split="train", streaming=True)
     return Source(name, state.hexdigest(), dataset.num_shards, partial(_table, dataset))

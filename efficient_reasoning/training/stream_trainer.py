@@ -136,7 +136,7 @@ class StreamTrainer(Trainer):
             raise BadInput(
                 f"packing: {model.config.model_type} would read packed rows as one text; set packing to false."
             )
-        super().__init__(model, train_dataset=_Readers(stream, {}, 0), **settings)
+        super().__init__(model, train_dataset=_Readers(stream, {}, 0), **settings)  # only looked at: see the loader
         self._stream, self._checkpoint, self._loader = stream, None, None
 
     def train(self, resume_from_checkpoint: str | None = None, **settings):

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     from efficient_reasoning.training.stream_trainer import StreamTrainer
 
-
-_SAMPLE_ROWS = 5_000  # for the tokenizer
+_SAMPLE_ROWS = 5_000  # for a tokenizer, and for a dry run
 
 
 class Place(NamedTuple):
@@ -55,16 +54,21 @@ def open_stream(
         settings: of the `Stream`.
 
     Raises:
-        BadInput: no number of steps, or as `open_source` and `make_tokenizer`.
+        BadInput: no number of steps, an order of rows that is not the stream's, or as `open_source` and
+            `make_tokenizer`.
     """
     if config.max_steps <= 0:
         raise BadInput("max_steps is missing, and a stream has no end of its own; give it.")
+    if config.train_sampling_strategy != "random":
+        chosen = config.train_sampling_strategy
+        raise BadInput(f"train_sampling_strategy is {chosen}, and a stream is shuffled in blocks; leave it out.")
     config.ignore_data_skip = True
     source = open_source(data)
     columns = [name for name in source.columns if name != "truncated"]
-    texts = ("".join(str(row[name]) for name in columns) for row in source.head(_SAMPLE_ROWS))
-    made = make_tokenizer(tokenizer, list(texts), vocab_size)
-    return Stream(source, made, seed=config.seed, run=Path(config.output_dir).name, **settings)
+    texts = ["".join(str(row[name] or "") for name in columns) for row in source.head(_SAMPLE_ROWS)]
+    made = make_tokenizer(tokenizer, texts, vocab_size)
+    seed = config.seed if config.data_seed is None else config.data_seed
+    return Stream(source, made, seed=seed, run=Path(config.output_dir).name, **settings)
 
 
 class Stream:

@@ -74,6 +74,12 @@ def test_a_cut_run_goes_on_with_the_very_batches(streamed, tmp_path, monkeypatch
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
+def test_the_order_follows_from_the_seed_of_the_data(streamed, tmp_path):
+    for name, changes in (("one", {}), ("two", {"data_seed": 5}), ("three", {"data_seed": 6})):
+        run("pretrain", streamed(output_dir=tmp_path / name, max_steps=1, **changes))
+    assert weights(tmp_path / "one") == weights(tmp_path / "two") != weights(tmp_path / "three")
+
+
 def test_texts_with_the_tokenizer_of_a_model(streamed, tmp_path, rows, tiny_model):
     run("pretrain", streamed(data=rows / "texts.jsonl", tokenizer=tiny_model, max_steps=2))
     check_output(tmp_path / "run")
@@ -107,6 +113,7 @@ MAMBA = "{model_type: mamba, hidden_size: 16, num_hidden_layers: 1, state_size: 
         ({"data": None, "shuffle_rows": None, "tokenizer": "overthinker"}, "tokenizer is 'overthinker'; of a task"),
         ({"shuffle_rows": 0}, "shuffle_rows is 0; give at least 1"),
         ({"max_steps": None}, "max_steps is missing, and a stream has no end of its own"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy is sequential, and a stream is shuffled"),
         ({"data": "no.jsonl"}, r"no\.jsonl: no .jsonl or .parquet file there"),
         ({"max_row_tokens": 5}, r"all longer than max_row_tokens \(5\); raise that"),
         ({"max_row_tokens": 5, "dataloader_num_workers": 1}, r"^\S+rows: too few rows .* \(5\); raise that"),
