@@ -6,7 +6,7 @@
    operators and the points inside numbers count, because problems differ in nothing else.
 3. Only the same question is found. Overlaps of n words (13 in GPT-3, arXiv 2005.14165) are not looked for: what a
    generator draws shares its sentences and differs in its numbers. Paraphrases and translations go unseen.
-4. What a model from elsewhere was trained on is not known; its name stands under `unknown`.
+4. What a model from elsewhere was trained on is not known, nor what streamed by; its name stands under `unknown`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TrainingProblems:
 
     Attributes:
         hashes: of the questions: (N,) of uint64, sorted, each once.
-        unknown: names of earlier checkpoints that have no such record.
+        unknown: names of checkpoints, itself or earlier ones, of which not all rows are recorded.
     """
 
     hashes: np.ndarray

@@ -107,14 +107,14 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
         yield row
 
 
-def read_numbered_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """`read_jsonl` with the number of each line, for messages that name it."""
-    for number, _, row in read_placed_jsonl(path):
+def read_numbered_jsonl(path: str | Path, skip: int = 0) -> Iterator[tuple[int, dict]]:
+    """`read_jsonl` with the number of each line, for messages that name it; the first `skip` objects stay unread."""
+    for number, _, row in read_placed_jsonl(path, skip):
         yield number, row
 
 
-def read_placed_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict]]:
-    """`read_jsonl` with the number of each line and the byte at which it begins."""
+def read_placed_jsonl(path: str | Path, skip: int = 0) -> Iterator[tuple[int, int, dict]]:
+    """`read_numbered_jsonl` with the byte at which each line begins."""
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"{path}: no such file; check the path.")
@@ -123,6 +123,9 @@ def read_placed_jsonl(path: str | Path) -> Iterator[tuple[int, int, dict]]:
         for number, line in enumerate(stream, start=1):
             offset, next_offset = next_offset, next_offset + len(line)
             if not line.strip():
+                continue
+            if skip:
+                skip -= 1
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig"))  # Windows begins files with a byte order mark

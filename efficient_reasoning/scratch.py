@@ -2,6 +2,7 @@
 
 1. The tokenizer is a byte-level BPE with single digits: small, able to write any text, and good at arithmetic. Or it
    has a token for each word, digit, sign and line break: then lengths count words, and other words are unknown to it.
+   Or it is that of a model.
 2. The think delimiters are added tokens, one id each.
 3. The config is that of any architecture of transformers, or one of our own; a field that it does not have is
    refused, where transformers would keep it and ignore it.
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 OPEN, CLOSE = KNOWN_DELIMITERS[0]
 END, PAD, UNKNOWN = "<|end|>", "<|pad|>", "<unk>"
@@ -83,7 +84,30 @@ def _train_words(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+def make_tokenizer(name: str, texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """A tokenizer trained on texts (`train_tokenizer`), or that of a model, with the think delimiters added to it.
+
+    Args:
+        name: "bpe", "words", or the folder or Hub id of a model.
+        texts, vocab_size: for a tokenizer that is trained.
+
+    Raises:
+        BadInput: no such model, or one whose tokenizer has no end token.
+    """
+    from tokenizers import AddedToken
+
+    from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
+
+    if name in ("bpe", "words"):
+        return train_tokenizer(texts, vocab_size, name)
+    tokenizer = load_tokenizer(resolve_model(name))
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"tokenizer: {name} has no end token, and rows could not end; name another.")
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in (OPEN, CLOSE)])
+    return tokenizer
+
+
+def build_config(architecture: Mapping[str, object], tokenizer: PreTrainedTokenizerBase) -> PretrainedConfig:
     """The config of a model for this tokenizer.
 
     Args:
@@ -163,5 +187,8 @@ def completion_loss(logits: Tensor, labels: Tensor, empty_block: tuple[int, int]
     before, labels = labels[:, :-1], labels[:, 1:]  # (B, T - 1)
     losses = cross_entropy(logits[:, :-1].float().transpose(1, 2), labels, reduction="none")  # (B, T - 1), 0 at -100
     closes = (before == empty_block[0]) & (labels == empty_block[1])
-    is_answer = closes.cumsum(1) > closes
+    closed = closes.cumsum(1)
+    # Where nothing is learned, another row begins: several may be packed into one sequence.
+    closed_in_row = closed - closed.where(labels == -100, 0).cummax(1).values
+    is_answer = closed_in_row > closes.long()
     return losses.where(~is_answer, empty_weight * losses).sum()

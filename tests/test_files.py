@@ -199,6 +199,7 @@ def test_rows_come_back_as_they_were(tmp_path):
 def test_blank_lines_do_not_count_as_rows_but_as_lines(tmp_path):
     (tmp_path / "rows.jsonl").write_bytes(b'\n{"a": 1}\r\n  \n{"a": 2}')
     assert list(read_numbered_jsonl(tmp_path / "rows.jsonl")) == [(2, {"a": 1}), (4, {"a": 2})]
+    assert list(read_numbered_jsonl(tmp_path / "rows.jsonl", skip=1)) == [(4, {"a": 2})]
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):

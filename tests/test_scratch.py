@@ -9,7 +9,7 @@ import pytest
 
 from efficient_reasoning.problems import load_problems
 from efficient_reasoning.scratch import CLOSE, END, OPEN, PAD, UNKNOWN, train_tokenizer
-from recipes.pretrain import write_rows
+from efficient_reasoning.training.chains import write_rows
 
 DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", Path(__file__).parents[1] / "../shared/data"))
 OFFICIAL = DATA / "prosqa"

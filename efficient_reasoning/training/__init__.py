@@ -7,7 +7,8 @@
     training.finish(trainer, metadata)         # resume, train, save whole or not at all, card, push
 
 1. `run` is the tail: seed, resume, train, save, card. `published` is what of a run may leave the machine.
-2. `base` is the checkpoint that a recipe starts from, `rows` what it trains on, `costs` what a dry run prints.
+2. `base` is the checkpoint that a recipe starts from, `rows` what it trains on, `costs` what a dry run prints. From
+   scratch, `chains` writes rows, or `sources` are read by `streaming`, and `stream_trainer` goes on where it was cut.
 3. `objectives` builds TRL's trainers. `controls` makes texts that steer the length into tokens, `adapters` trains LoRA
    and merges it, `packing` asks whether a model keeps packed rows apart, `simpo` is TRL's under its own name.
 """

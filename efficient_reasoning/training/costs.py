@@ -59,14 +59,17 @@ def dry_run(
 def print_costs(
     model_config: PretrainedConfig,
     config: TrainingArguments,
-    num_rows: int,
+    num_rows: int | None,
     tokens_per_sample: float,
     clipped: str,
     samples_per_row: int = 1,
     lora: LoraConfig | None = None,
     with_reference: bool = False,
 ) -> None:
-    """The table of a dry run; the model is built on the meta device, which takes no memory."""
+    """The table of a dry run; the model is built on the meta device, which takes no memory.
+
+    Of rows without number, which are streamed, `config.max_steps` is taken.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -81,16 +84,18 @@ def print_costs(
             leave_fused_out(lora, model)
             trained, parameters = get_peft_model(model, lora).get_nb_trainable_parameters()
     samples_per_step = _samples_per_step(config)
-    batches = num_rows * samples_per_row / samples_per_step
-    steps_per_epoch = math.ceil(batches) if samples_per_row == 1 else int(batches)  # groups are never cut for the last
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(config.num_train_epochs * steps_per_epoch)
+    steps = config.max_steps
+    if steps <= 0:
+        batches = num_rows * samples_per_row / samples_per_step
+        steps_per_epoch = math.ceil(batches) if samples_per_row == 1 else int(batches)  # groups are never cut
+        steps = math.ceil(config.num_train_epochs * steps_per_epoch)
     tokens_per_step = tokens_per_sample * samples_per_step
     # Weights in fp32, gradients and Adam's two moments of those that are trained; under bf16 one more copy of the
     # weights in two bytes.
     state_bytes = parameters * (4 + 4 * with_reference + 2 * bool(config.bf16)) + trained * 12
     table = {
         "model": f"{model_config.model_type}, {parameters:,} parameters" + (f", {trained:,} trained" if lora else ""),
-        "rows": f"{num_rows:,}",
+        "rows": "streamed" if num_rows is None else f"{num_rows:,}",
         "steps": f"{steps:,} of {samples_per_step:,} samples, about {tokens_per_step:,.0f} tokens each",
         "memory": f"{state_bytes / 2**20:,.0f} MiB of model states a process without ZeRO; activations come on top",
         "clipped": clipped,

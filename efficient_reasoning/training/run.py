@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -64,8 +65,14 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
+def start(
+    arguments: RecipeArguments, config: TrainingArguments, inputs: Mapping[str, str | None] | None = None
+) -> None:
     """Seed everything and claim `output_dir` for this configuration.
+
+    Args:
+        arguments, config: which decide what is learnt.
+        inputs: fingerprints of what the recipe reads, beside those of a fine-tuning run; each under words for it.
 
     Raises:
         BadInput: a setting that trains nothing, or a folder that holds weights that another configuration trained.
@@ -105,7 +112,7 @@ def start(arguments: RecipeArguments, config: TrainingArguments) -> None:
         for each in dataclasses.fields(arguments)
         if not each.metadata.get("incidental")  # to what is learnt
     }
-    identity = json.loads(json.dumps(settings | own | _inputs(arguments), default=str))
+    identity = json.loads(json.dumps(settings | own | _inputs(arguments) | (inputs or {}), default=str))
     if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
         earlier = read_json(path)
         differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))

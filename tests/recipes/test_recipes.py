@@ -19,7 +19,9 @@ from efficient_reasoning.contamination import TrainingProblems, contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
 from efficient_reasoning.problems import FAMILIES, MIXED
+from efficient_reasoning.scratch import encode
 from efficient_reasoning.training import fingerprint, load_rows
+from efficient_reasoning.training.chains import write_chains, write_rows
 from recipes import pretrain
 from tests.recipes.running import ROOT, check_output, launch, logged, run, run_twice, weights
 
@@ -59,7 +61,7 @@ def test_pretrain_on_whole_words(argv, tmp_path):
 def test_every_built_in_family_can_be_pretrained_on():
     for task in (MIXED, *FAMILIES):
         pretrain.PretrainArguments(task=task, architecture={})
-        rows = pretrain.write_rows(task, 4, {"plain": 1.0}, seed=0)
+        rows = write_rows(task, 4, {"plain": 1.0}, seed=0)
         assert all(row["prompt"].strip() and len(row["completion"]) > 20 for row in rows) and len(rows) == 4
 
 
@@ -71,13 +73,21 @@ PRETRAINED = [pytest.param(path, id=path.stem) for path in sorted((ROOT / "confi
 def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
     first_line = config.read_text().splitlines()[0]
     assert first_line.startswith(f"# efficient-reasoning train pretrain --config configs/pretrain/{config.name}")
-    on_a_cpu = ["--bf16", "false", "--torch_compile", "false", "--num_shards", "1", "--output_dir", str(tmp_path)]
-    run("pretrain", ["--config", str(config), *on_a_cpu, "--dry_run"])
+    settings = ["--bf16", "false", "--torch_compile", "false", "--num_shards", "1", "--output_dir", str(tmp_path)]
+    if config.stem == "stream_overthinker":  # of traces, which another command writes
+        write_jsonl(tmp_path / "traces.jsonl", write_rows(MIXED, 200, pretrain.CHAIN_SHARES, seed=0))
+        settings += ["--data", str(tmp_path / "traces.jsonl")]
+    run("pretrain", ["--config", str(config), *settings, "--dry_run"])
     table = {line[:8].strip(): line[9:] for line in capsys.readouterr().out.splitlines()}
     millions = {"overthinker": 0.9, "gsm_symbolic_3m": 3.1, "gsm_symbolic_15m": 13.8, "graph_paths": 12.9}
     millions |= {"multiplication_4": 12.9, "multiplication_5": 19.3, "recurrent_overthinker": 0.2}
-    millions |= {"gated_deltanet_overthinker": 1.0, "mamba2_overthinker": 1.0, "local_global_overthinker": 0.9}
-    millions |= {"window_global_overthinker": 0.9}
+    millions |= {
+        "stream_overthinker": 0.2,
+        "gated_deltanet_overthinker": 1.0,
+        "mamba2_overthinker": 1.0,
+        "local_global_overthinker": 0.9,
+        "window_global_overthinker": 0.9,
+    }
     assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions[config.stem], abs=0.1)
     assert float(table["clipped"].partition("%")[0]) < 3
 
@@ -279,13 +289,13 @@ def test_only_answers_to_an_empty_block_weigh_more():
 
 
 def test_shards_write_other_rows_whoever_writes_them(argv, monkeypatch):
-    from recipes.pretrain import PretrainArguments, prepare
 
     def prepared(num_shards: int, processors: int) -> tuple[list, list]:
         monkeypatch.setattr(os, "cpu_count", lambda: processors)
-        arguments = PretrainArguments(num_shards=num_shards, architecture={})
-        rows, _, dataset = prepare(arguments, num_rows=100, seed=1)
-        return rows, dataset["input_ids"][:]
+        limits = {"vocab_size": 384, "max_row_tokens": 256}
+        shares = pretrain.CHAIN_SHARES
+        chains = write_chains("mixed", 100, shares, num_shards=num_shards, tokenizer="bpe", seed=1, **limits)
+        return chains.rows, chains.dataset["input_ids"][:]
 
     rows, ids = prepared(3, processors=1)
     assert len(rows) == len(ids) == 100
@@ -295,8 +305,6 @@ def test_shards_write_other_rows_whoever_writes_them(argv, monkeypatch):
 
 
 def test_pretraining_rows_come_in_the_given_shares():
-    from recipes.pretrain import encode, write_rows
-
     rows = write_rows("mixed", 400, {"verbose": 0.5, "empty": 0.5}, seed=0)
     empty = [row for row in rows if "<think></think>" in row["completion"]]
     assert 150 < len(empty) < 250

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 from trl import SFTConfig
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.scratch import build_config, make_tokenizer
 from efficient_reasoning.training import packing
 from efficient_reasoning.training.packing import check_packing, keeps_rows_apart
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "pretrain"
 
 
 def config(**changes) -> SFTConfig:
@@ -50,3 +56,20 @@ def test_weights_that_zero_3_hides_are_refused(tiny_model, monkeypatch):
     with pytest.raises(BadInput, match="would read packed rows as one text"):
         check_packing(model, config(packing=True))
     assert packing.keeps_rows_apart(model) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [
+        ("overthinker", True),
+        ("local_global_overthinker", True),
+        ("recurrent_overthinker", True),
+        ("gated_deltanet_overthinker", False),
+        ("mamba2_overthinker", False),
+    ],
+)
+def test_which_shipped_architectures_keep_rows_apart(name, apart):
+    shape = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["architecture"]
+    torch.manual_seed(0)
+    config = build_config(shape, make_tokenizer("bpe", ["a"], 260))
+    assert keeps_rows_apart(AutoModelForCausalLM.from_config(config)) is apart
