@@ -8,7 +8,9 @@
 2. *Switch*: a probe is fitted on problems of the training split, and solves those of the test split. An oracle takes
    the fast mode wherever that solves a problem as often as the slow one.
 3. *Models*: cascade and SpecReason with a small model, their accuracy and operations beside the large one alone.
-4. *Batches*: seconds for all problems together, through the scheduler, and one by one.
+4. *Plan*: settings are chosen for budgets on problems of the validation split, and used on those of the test split,
+   beside the best that hindsight finds there.
+5. *Batches*: seconds for all problems together, through the scheduler, and one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 
 from efficient_reasoning import evaluate, load_reasoner
+from efficient_reasoning.evaluation import plan
 from efficient_reasoning.evaluation.metrics import auroc
 from efficient_reasoning.evaluation.statistics import mark_of, paired_bootstrap
 from efficient_reasoning.files import read_jsonl, write_json
@@ -32,6 +35,7 @@ from efficient_reasoning.inference import Reasoner, solve_many
 from efficient_reasoning.inference.search.voting import AdaptiveConsistency, leads
 from efficient_reasoning.inference.switching.probe import Probe
 from efficient_reasoning.problems import load_problems
+from efficient_reasoning.traces import budget_label
 from recipes import fit_probe
 
 SLOW, FAST = "budget-forcing", "no-thinking"
@@ -153,6 +157,32 @@ def models(reasoner: Reasoner, problems: Sequence[dict], out: Path, small: str) 
     }
 
 
+def planning(reasoner: Reasoner, problems: Sequence[dict], out: Path, known: Sequence[dict]) -> dict:
+    """By budget: what was chosen, what it came to, and what the best in hindsight would have."""
+    strategies = [SLOW, FAST, "deer", "adaptive-consistency?samples=8"]
+    probe = out / "probe.safetensors"  # of `switch`
+    if probe.is_file():
+        strategies += [f"probe-switch?probe={probe}&threshold={each}" for each in (0.02, 0.1, 0.3, 0.6)]
+    runs = [out / "plan" / split for split in ("validation", "test")]
+    for split, own in zip(runs, (known, problems), strict=True):
+        settings = {"budgets": [48, 64, 96, 128, 192, None], "max_new_tokens": 320, "seed": 1}
+        evaluate(reasoner, own, strategies=strategies, out=split, **settings)
+    unseen = {(one.strategy, one.budget_tokens): one for one in plan([runs[1]], float("inf")).points}
+    results = {}
+    for budget in (20, 50, 80, 110, 140, 200, 400):
+        chosen = plan([runs[0]], budget).chosen
+        used = unseen[chosen.strategy, chosen.budget_tokens]
+        best = max(one.accuracy for one in unseen.values() if one.cost <= budget)
+        results[budget] = {
+            "chosen": f"{chosen.strategy}, {budget_label(chosen.budget_tokens)}",
+            "tokens": used.cost,
+            "within": used.cost <= budget,
+            "accuracy": used.accuracy,
+            "best in hindsight": best,
+        }
+    return results
+
+
 def batches(reasoner: Reasoner, problems: Sequence[dict]) -> dict:
     questions = [problem["question"] for problem in problems[:256]]
     seconds = {}
@@ -176,7 +206,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=2000)
     parser.add_argument("--training-problems", type=int, default=2000)
     parser.add_argument("--small")
-    parser.add_argument("--only", nargs="+", choices=["voting", "switch", "models", "batches"])
+    parser.add_argument("--only", nargs="+", choices=["voting", "switch", "models", "plan", "batches"])
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     arguments = parser.parse_args()
     reasoner, out = load_reasoner(arguments.model), arguments.out / arguments.task
@@ -191,6 +221,9 @@ def main() -> None:
             load_problems(arguments.task, "train", arguments.training_problems, seed=1),
         ),
         "models": lambda: models(reasoner, problems, out, arguments.small),
+        "plan": lambda: planning(
+            reasoner, problems, out, load_problems(arguments.task, "validation", arguments.problems, seed=1)
+        ),
         "batches": lambda: batches(reasoner, problems),
     }
     for part in arguments.only or [part for part in parts if part != "models" or arguments.small]:
