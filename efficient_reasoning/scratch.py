@@ -143,10 +143,12 @@ def encode(rows: list[dict], tokenizer: PreTrainedTokenizerFast, max_row_tokens:
     """Token ids of prompt and completion, and labels that leave the prompt out; without the rows that are too long."""
     from datasets import Dataset
 
-    prompts, completions = (tokenizer([row[side] for row in rows])["input_ids"] for side in ("prompt", "completion"))
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    texts = [row["completion"].removesuffix(END) for row in rows]  # another model's end is another one
+    ended = ([*ids, tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     encoded = [
         {"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion}
-        for prompt, completion in zip(prompts, completions, strict=True)
+        for prompt, completion in zip(prompts, ended, strict=True)
         if len(prompt) + len(completion) <= max_row_tokens
     ]
     if not encoded:

@@ -55,7 +55,7 @@ class PretrainArguments(RecipeArguments):
     packing: bool = field(default=True, metadata={"help": "Pack rows of a stream into sequences of max_row_tokens."})
     tokenizer: str = field(
         default="bpe",
-        metadata={"help": "bpe (of bytes), words (a token for each), or with data a model to take it from."},
+        metadata={"help": "bpe (of bytes), words (a token for each), or a model to take it from."},
     )
     vocab_size: int = field(default=384, metadata={"help": "Tokens at most; of a BPE, at least 260."})
     empty_weight: float = field(
@@ -76,8 +76,6 @@ class PretrainArguments(RecipeArguments):
             self.task = self.task or MIXED
             if self.task not in (MIXED, *FAMILIES):
                 raise BadInput(f"task is {self.task!r}, no built-in family{near(self.task, (MIXED, *FAMILIES))}")
-            if self.tokenizer not in ("bpe", "words"):
-                raise BadInput(f"tokenizer is {self.tokenizer!r}; of a task choose bpe or words.")
         for style in self.chain_shares:
             if style not in STYLES:
                 raise BadInput(f"chain_shares has no style {style!r}{near(style, STYLES)}")

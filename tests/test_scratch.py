@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
 import pytest
 
 from efficient_reasoning.problems import load_problems
-from efficient_reasoning.scratch import CLOSE, END, OPEN, PAD, UNKNOWN, train_tokenizer
+from efficient_reasoning.scratch import CLOSE, END, OPEN, PAD, UNKNOWN, encode, make_tokenizer, train_tokenizer
 from efficient_reasoning.training.chains import write_rows
 
 DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -74,3 +75,15 @@ def test_the_words_of_graphs_are_those_of_prosqa():
             for text in (problem["question"] + "\n", problem["answer"], *problem["metadata"]["steps"]):
                 ids = tokenizer(text)["input_ids"]
                 assert tokenizer.unk_token_id not in ids and tokenizer.decode(ids) == text
+
+
+def test_rows_end_as_the_model_ends_whose_tokenizer_is_taken():
+    rows = [{"prompt": "Say 7.\n", "completion": f"<think>7</think>7{END}"}]
+    own = make_tokenizer("overthinker", [], 0)
+    [row] = encode(rows, own, 50)
+    assert row["input_ids"] == own(rows[0]["prompt"] + rows[0]["completion"])["input_ids"]
+    other = copy.deepcopy(own)
+    other.add_special_tokens({"eos_token": "<|other|>"})
+    [row] = encode(rows, other, 50)
+    assert row["input_ids"][-1] == other.eos_token_id
+    assert own.eos_token_id not in row["input_ids"]

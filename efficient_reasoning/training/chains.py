@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from efficient_reasoning.contamination import TrainingProblems, training_problems
 from efficient_reasoning.problems import FAMILIES, draw_problems
-from efficient_reasoning.scratch import CLOSE, END, OPEN, collate, encode, train_tokenizer
+from efficient_reasoning.scratch import CLOSE, END, OPEN, collate, encode, make_tokenizer
 from efficient_reasoning.training.rows import fingerprint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Chains:
 
     Attributes:
         rows: `prompt` and `completion`.
-        tokenizer: trained on the first of them.
+        tokenizer: a model's, or trained on the first of them.
         dataset: `input_ids` and `labels` of those that are not too long.
         max_row_tokens: of these.
         num_rows: how many there would be, were it no dry run.
@@ -80,13 +80,13 @@ def write_chains(
     chain_shares: Mapping[str, float],
     *,
     num_shards: int,
-    tokenizer: Literal["bpe", "words"],
+    tokenizer: str,
     vocab_size: int,
     max_row_tokens: int,
     seed: int,
     dry_run: bool = False,
 ) -> Chains:
-    """Write rows, of a dry run some, train a tokenizer and encode them: the same on any number of processors."""
+    """Write rows, of a dry run some, make a tokenizer and encode them: the same on any number of processors."""
     from datasets import concatenate_datasets
 
     shards = range(num_shards)
@@ -97,6 +97,6 @@ def write_chains(
         spread = pool.map if num_shards > 1 else map
         written = [*spread(write_rows, repeat(task), sizes, repeat(chain_shares), seeds)]
         rows = [row for shard in written for row in shard]
-        trained = train_tokenizer([row["prompt"] + row["completion"] for row in rows[:5_000]], vocab_size, tokenizer)
-        encoded = [*spread(encode, written, repeat(trained), repeat(max_row_tokens))]
-    return Chains(rows, trained, concatenate_datasets(encoded), max_row_tokens, num_rows)
+        made = make_tokenizer(tokenizer, [row["prompt"] + row["completion"] for row in rows[:5_000]], vocab_size)
+        encoded = [*spread(encode, written, repeat(made), repeat(max_row_tokens))]
+    return Chains(rows, made, concatenate_datasets(encoded), max_row_tokens, num_rows)
