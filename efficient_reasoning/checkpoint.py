@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 METADATA_NAME = "reasoning.json"
 ADAPTER_NAME = "adapter"
 LATENT_NAME = "latent.safetensors"
+VERIFIER = "verifier"  # the stage of one
 ASSETS = Path(__file__).parent / "assets"
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -50,7 +51,7 @@ class ReasoningMetadata:
 
     Attributes:
         method: what made this checkpoint, such as "shortest_correct" or "grpo kimi".
-        stage: life-cycle stage: "pretrain", "sft", "rl" or "merge".
+        stage: life-cycle stage: "pretrain", "sft", "rl", "merge", or "verifier" of what rates responses instead.
         base_model: Hub id or folder name of the model that the first stage of this toolkit started from; None when
             that was from scratch.
         earlier_methods: of the stages between the base model and this one, the first one first.
@@ -168,6 +169,20 @@ def check_checkpoint(model: str) -> None:
         _check_safetensors(path)
 
 
+def check_writes(model: str) -> None:
+    """Refuse a verifier of our making, from which a causal model would be loaded without a head.
+
+    Raises:
+        BadInput: it is one.
+    """
+    metadata = ReasoningMetadata.load(model)
+    if metadata is not None and metadata.stage == VERIFIER:
+        raise BadInput(
+            f"{model}: a verifier, which rates responses and writes none; give it to a strategy, as in "
+            f"best-of-n?verifier={model}."
+        )
+
+
 def _check_json(path: Path) -> None:
     try:
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -276,8 +291,8 @@ def load_model(
             were trained whole beside the adapter stay as they are.
 
     Raises:
-        BadInput: broken checkpoint, an unknown dtype, a scale that is no number, or one for a checkpoint that keeps no
-            LoRA adapter.
+        BadInput: broken checkpoint, a verifier, an unknown dtype, a scale that is no number, or one for a checkpoint
+            that keeps no LoRA adapter.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -285,6 +300,7 @@ def load_model(
     if dtype not in (None, *_DTYPES):
         raise BadInput(f"dtype is {dtype!r}; give one of {', '.join(_DTYPES)}.")
     check_checkpoint(model)
+    check_writes(model)
     adapter = None
     if adapter_scale is not None:
         if not math.isfinite(adapter_scale):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points, plain_control
-from efficient_reasoning.checkpoint import ReasoningMetadata, has_own_code, load_tokenizer, thinking_format
+from efficient_reasoning.checkpoint import VERIFIER, ReasoningMetadata, has_own_code, load_tokenizer, thinking_format
 from efficient_reasoning.evaluation.off_target import FILE_NAME
 from efficient_reasoning.inference import Assignment, Sampling, serve
 from efficient_reasoning.inference.strategy import think_limit
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 TEMPLATE = Path(__file__).parent / "model_card.md"
+VERIFIER_TEMPLATE = Path(__file__).parent / "verifier_card.md"
 DATA_TEMPLATE = Path(__file__).parent / "data_card.md"
 _EXAMPLE_QUESTION = "Compute 34 + 27 - 15 + 88."
 _SAMPLING = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 512}  # the defaults of `solve`
@@ -66,8 +67,11 @@ def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metr
     uncounted = {"total_flos": 0}.items()  # of batches that are no columns of ids
     shown = {name: f"{value:.6g}" for name, value in metrics.items() if (name, value) not in uncounted}
     parts = (_base_name(metadata), *metadata.earlier_methods, metadata.method)
-    name = " + ".join(part for part in parts if part)
-    _write(Path(folder), name, "path/to/this/folder", metadata, training_metrics=shown)
+    name, repo = " + ".join(part for part in parts if part), "path/to/this/folder"
+    if metadata.stage == VERIFIER:
+        _write_verifier_card(Path(folder), name, repo, metadata, shown)
+    else:
+        _write(Path(folder), name, repo, metadata, training_metrics=shown)
 
 
 def write_model_card(
@@ -182,8 +186,7 @@ def _write(
 
     from efficient_reasoning.latent.decoding import MARKERS
 
-    base_model = metadata.base_model if metadata else None
-    base_is_on_hub = base_model is not None and base_model.count("/") == 1 and not Path(base_model).exists()
+    base_on_hub = _base_on_hub(metadata)
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     tokenizer = load_tokenizer(str(folder))
     controls = metadata.controls if metadata else []
@@ -191,7 +194,7 @@ def _write(
     has_pauses = metadata is not None and metadata.pause_steps > 0
     sampling = _generate_arguments(folder, summary["config"] if summary else _SAMPLING)
     data = ModelCardData(
-        base_model=base_model if base_is_on_hub else None,
+        base_model=base_on_hub,
         license=licence,
         library_name="transformers",
         pipeline_tag="text-generation",
@@ -208,7 +211,7 @@ def _write(
         before_writing=_before_writing(metadata, begin, filler, end),
         has_latents=bool(metadata and metadata.latent_steps),
         pauses=f'"{begin}" + {metadata.pause_steps} * "{filler}" + "{end}"' if has_pauses else None,
-        base_on_hub=base_model if base_is_on_hub else None,
+        base_on_hub=base_on_hub,
         trust=", trust_remote_code=True" if has_own_code(folder) else "",
         has_chat_template=bool(tokenizer.chat_template),
         switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
@@ -228,6 +231,42 @@ def _write(
     card.save(folder / "README.md")
 
 
+def _write_verifier_card(
+    folder: Path, name: str, repo: str, metadata: ReasoningMetadata, training_metrics: Mapping[str, str]
+) -> None:
+    from huggingface_hub import ModelCard, ModelCardData
+
+    licence = licence_of(folder) or metadata.licence
+    tokenizer = load_tokenizer(str(folder))
+    data = ModelCardData(
+        base_model=_base_on_hub(metadata),
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="token-classification",
+        tags=["efficient-reasoning", metadata.stage],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(VERIFIER_TEMPLATE),
+        name=name,
+        repo=repo,
+        origin=_origin(metadata),
+        training_metrics=training_metrics,
+        question=json.dumps(_EXAMPLE_QUESTION),
+        response=json.dumps(f"{metadata.open_text}34+27=61\n61-15=46\n46+88=134{metadata.close_text}134"),
+        has_chat_template=bool(tokenizer.chat_template),
+        switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
+        limits=_limits(metadata, None, licence, None)[1:],
+    )
+    card.save(folder / "README.md")
+
+
+def _base_on_hub(metadata: ReasoningMetadata | None) -> str | None:
+    """The base model, where that is the id of a model of the Hub."""
+    base = metadata.base_model if metadata else None
+    return base if base is not None and base.count("/") == 1 and not Path(base).exists() else None
+
+
 def _base_name(metadata: ReasoningMetadata) -> str | None:
     """A base model as it may be shown: a Hub id, or the name of a folder without the folders around it."""
     base = metadata.base_model
@@ -245,8 +284,11 @@ def _origin(metadata: ReasoningMetadata | None) -> str:
     facts += [f"seed {metadata.seed}"] if metadata.seed is not None else []
     facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
     thinking = "What it thinks in words" if metadata.latent_steps else "Its thinking"
+    kind = "reasoning model"
+    if metadata.stage == VERIFIER:
+        kind, thinking = "verifier of a reasoning model's steps", "The thinking that it reads"
     thinking += f" stands between `{metadata.open_text}` and `{metadata.close_text}`."
-    return f"A reasoning model made with efficient-reasoning: {', '.join(facts)}. {thinking}"
+    return f"A {kind} made with efficient-reasoning: {', '.join(facts)}. {thinking}"
 
 
 def _before_writing(metadata: ReasoningMetadata | None, begin: str, filler: str, end: str) -> str | None:

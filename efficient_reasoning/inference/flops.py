@@ -43,7 +43,8 @@ class DecodingFlops:
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> DecodingFlops:
-        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to.
+        """Count the weights of a model. Of the experts of a mixture, as many count as a token is sent to; a token
+        classifier has no head, and its classes are part of its body.
 
         Layers that keep a state cost every token the same; the window of a linearized one counts as full from the
         first token on.
@@ -73,7 +74,8 @@ class DecodingFlops:
         if config.model_type == WindowGlobalConfig.model_type:  # global tokens are seen beside a full window
             sliding, window_tokens = kinds.total(), config.window_tokens + config.num_global_tokens
         full = kinds.total() - sliding - sum(kinds[kind] for kind in _WITHOUT_ATTENTION)
-        whole = cls(body, 2.0 * head.weight.numel(), full * attention, sliding * attention, window_tokens)
+        of_head = 0.0 if head is None else 2.0 * head.weight.numel()
+        whole = cls(body, of_head, full * attention, sliding * attention, window_tokens)
         return _of_recurrent(model, whole, attention) if config.model_type == "recurrent_depth" else whole
 
     def looks(self, first: int, last: int) -> float:

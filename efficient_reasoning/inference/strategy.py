@@ -253,6 +253,8 @@ def get_strategy(name: str, **parameters) -> Strategy:
 
 _STRATEGIES = {  # imported when they are asked for
     "adaptive-consistency": "search.voting:AdaptiveConsistency",
+    "beam-search": "search.beam_search:BeamSearch",
+    "best-of-n": "search.reranking:BestOfN",
     "budget-forcing": "budget_forcing:BudgetForcing",
     "chain-of-draft": "chain_of_draft:ChainOfDraft",
     "close-scaling": "close_scaling:CloseScaling",
@@ -266,11 +268,14 @@ _STRATEGIES = {  # imported when they are asked for
     "no-thinking": "no_thinking:NoThinking",
     "planned": "planned:Planned",
     "probe-switch": "switching.switch:ProbeSwitch",
+    "rebase": "search.rebase:Rebase",
     "router": "switching.cascade:Router",
     "self-consistency": "search.voting:SelfConsistency",
+    "sequential-revision": "search.revision:SequentialRevision",
     "spec-reason": "switching.spec_reason:SpecReason",
     "tale-estimate": "tale:TaleEstimate",
     "tale-search": "tale:TaleSearch",
+    "weighted-vote": "search.reranking:WeightedVote",
 }
 
 

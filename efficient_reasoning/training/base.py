@@ -96,11 +96,18 @@ def load_base(model: str, trains_latents: bool = False) -> Base:
         trains_latents: whether what comes knows latents and pauses; other trainings would drop them.
 
     Raises:
-        BadInput: broken checkpoint, no known think delimiters, or latents that would be dropped.
+        BadInput: broken checkpoint, a verifier, no known think delimiters, or latents that would be dropped.
     """
-    from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model, thinking_format
+    from efficient_reasoning.checkpoint import (
+        ReasoningMetadata,
+        check_writes,
+        load_tokenizer,
+        resolve_model,
+        thinking_format,
+    )
 
     path = resolve_model(model)
+    check_writes(path)
     metadata = ReasoningMetadata.load(path)
     if not trains_latents and metadata is not None and (metadata.latent_steps or metadata.pause_steps):
         raise BadInput(

@@ -12,7 +12,7 @@ import torch
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.inference import Assignment, Ledger, Reasoner, Response, Sampling, get_strategy, others
-from efficient_reasoning.inference.engine import HIDDEN, LOGIT_BIAS, Hidden
+from efficient_reasoning.inference.engine import HIDDEN, LOGIT_BIAS, Hidden, Rated
 from efficient_reasoning.inference.mock_engine import MockEngine
 from efficient_reasoning.inference.strategy import run_all
 from efficient_reasoning.inference.two_pass import TwoPassEngine
@@ -95,6 +95,7 @@ def adversaries(thinking: ThinkingFormat) -> dict[str, Rule]:
     begin, end = list(thinking.open_ids), list(thinking.close_ids)
     scripts = {
         "endless": [*begin, *[WORD] * 1000],
+        "endless lines": [*begin, *[WORD, *encode("\n")] * 500],
         "blank": [SPACE] * 1000,
         "padding": [PAD] * 1000,
         "chatty": [*begin, WORD, *end, *[WORD] * 1000],
@@ -117,6 +118,17 @@ def adversaries(thinking: ThinkingFormat) -> dict[str, Rule]:
         | {f"{name} behind every close": stubborn(token, thinking) for name, token in tokens.items()}
         | {f"moody {seed}": moody(seed, thinking) for seed in range(4)}
     )
+
+
+class Fickle:
+    """A rater that thinks anything of anything, and charges nothing."""
+
+    def rate(self, ratings):
+        return [
+            Rated([random.Random(f"{rating.ids[: place + 1]}").random() for place in places], Ledger())
+            for rating in ratings
+            for places in [range(rating.begin, len(rating.ids))]
+        ]
 
 
 class BiasedEngine(MockEngine):

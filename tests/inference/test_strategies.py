@@ -22,6 +22,7 @@ from tests.inference.minds import (
     SPELT,
     TOKENIZER,
     WORD,
+    Fickle,
     adversaries,
     assignment,
     encode,
@@ -34,6 +35,9 @@ CHATTY = [OPEN, WORD, CLOSE] + [WORD] * 1000
 SHORT = [OPEN, WORD, WORD, CLOSE, WORD, EOS]
 STRATEGIES = {
     "adaptive-consistency": {"samples": 6, "round_samples": 2, "sample_tokens": 25},
+    "beam-search": {"verifier": Fickle(), "width": 2, "expansions": 2, "sample_tokens": 25},
+    "best-of-n": {"samples": 3, "sample_tokens": 25},
+    "best-of-n, with a verifier": {"verifier": Fickle(), "samples": 3, "sample_tokens": 25},
     "budget-forcing": {},
     "budget-forcing, lengthened": {"min_thinking_tokens": 30, "waits": 3},
     "cascade": {"small": "small"},
@@ -50,16 +54,20 @@ STRATEGIES = {
     "l1-max": {},
     "no-thinking": {},
     "no-thinking, with a thought": {"thought": "So"},
+    "rebase": {"verifier": Fickle(), "width": 4, "sample_tokens": 25},
     "self-consistency": {"samples": 3},
     "self-consistency, of short samples": {"samples": 3, "sample_tokens": 25},
+    "sequential-revision": {"sample_tokens": 25},
     "spec-reason": {"small": "small", "draft_tokens": 8},
     "spec-reason, that keeps nothing": {"small": "small", "threshold": 1.0, "draft_tokens": 8},
     "tale-estimate": {"estimate_tokens": 4},
     "tale-search": {},
+    "weighted-vote": {"verifier": Fickle(), "samples": 3, "sample_tokens": 25},
 }
-
-
-SEARCHES = ("adaptive-consistency", "cascade", "self-consistency", "spec-reason", "tale-search")
+SEARCHES = (
+    "adaptive-consistency", "beam-search", "best-of-n", "cascade", "rebase", "self-consistency", "sequential-revision",
+    "spec-reason", "tale-search", "weighted-vote",
+)  # fmt: skip
 
 
 def strategies(form: str):
@@ -301,7 +309,7 @@ def test_what_cannot_be_kept_is_refused(strategy, budget, parameters, sentence):
         ("budget_forcing", {}, "Unknown strategy 'budget_forcing', did you mean budget-forcing"),
         ("nothinking", {}, "did you mean no-thinking"),
         ("tale-estimated", {}, "did you mean tale-estimate"),
-        ("oracle", {}, "known are adaptive-consistency, budget-forcing, chain-of-draft, close-scaling, control"),
+        ("oracle", {}, "known are adaptive-consistency, beam-search, best-of-n, budget-forcing, chain-of-draft"),
         ("budget-forcing", {"answer_reserve": 9}, "no parameter 'answer_reserve', did you mean answer_reserve_tokens"),
         ("no-thinking", {"answer_reserve_tokens": 9}, "Strategy 'no-thinking' has no parameter"),
         ("l1-max", {"sentence": "Think."}, "Strategy 'l1-max' has no parameter 'sentence'"),

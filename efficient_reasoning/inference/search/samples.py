@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference.budget_forcing import finish
+from efficient_reasoning.inference.engine import Completion
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, final_answer, think_limit
+from efficient_reasoning.inference.strategy import Assignment, Exchange, Response, Steps, final_answer, think_limit
 
 
 @dataclass(frozen=True)
@@ -19,19 +21,22 @@ class Sampler:
     Attributes:
         budget_tokens: of all samples together; None for no budget.
         assignment: of one sample.
+        logprobs: whether samples bring their log-probabilities.
     """
 
     budget_tokens: int | None
     assignment: Assignment
+    logprobs: bool = False
 
     @classmethod
-    def of(cls, assignment: Assignment, sample_tokens: int | None = None) -> Sampler:
+    def of(cls, assignment: Assignment, sample_tokens: int | None = None, logprobs: bool = False) -> Sampler:
         """Bound the samples of a problem.
 
         Args:
             assignment: its budget is that of all samples together.
             sample_tokens: under a budget, most tokens of one; by default `max_new_tokens`. A smaller budget is that of
                 the only sample.
+            logprobs: whether samples bring their log-probabilities.
 
         Raises:
             BadInput: one sample has no room for an answer.
@@ -42,23 +47,33 @@ class Sampler:
         else:
             own = assignment
         think_limit(own)
-        return cls(assignment.budget_tokens, own)
+        return cls(assignment.budget_tokens, own, logprobs)
 
-    def draw(self, count: int, responses: list[Response]) -> Exchange[int]:
-        """Add so many samples to the responses, or as many as the budget still holds; how many that were."""
+    def held(self, count: int, spent_tokens: int = 0) -> int:
+        """How many of so many samples the budget holds, when so much of it is spent."""
+        if self.budget_tokens is None:
+            return count
+        return min(count, (self.budget_tokens - spent_tokens) // self.assignment.budget_tokens)
+
+    def only(self) -> Steps:
+        """One sample, where there is no room for another, or no need: what budget forcing gives."""
+        response = Response()
+        yield from finish(self.assignment, response, think_limit(self.assignment))
+        return response
+
+    def draw(self, count: int, responses: list[Response]) -> Exchange[list[Completion]]:
+        """Add so many samples to the responses, or as many as the budget still holds; those that came."""
         own = self.assignment
-        if self.budget_tokens is not None:
-            spent_tokens = sum(response.spend.tokens for response in responses)
-            count = min(count, (self.budget_tokens - spent_tokens) // own.budget_tokens)
+        count = self.held(count, sum(response.spend.tokens for response in responses))
         if count < 1:
-            return 0
+            return []
         request = own.request([], own.limit_tokens, think_limit(own))
-        completions = yield [replace(request, n=count, seed=own.seed + len(responses))]
+        completions = yield [replace(request, n=count, seed=own.seed + len(responses), logprobs=self.logprobs)]
         for completion in completions:
             response = Response()
             response.append(completion)
             responses.append(response)
-        return count
+        return completions
 
 
 def check_samples(**counts: int | None) -> None:

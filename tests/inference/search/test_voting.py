@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import get_strategy
-from efficient_reasoning.inference.mock_engine import MockEngine
 from efficient_reasoning.inference.search.voting import leads
-from efficient_reasoning.inference.strategy import run_all
-from efficient_reasoning.inference.two_pass import TwoPassEngine
-from tests.inference.minds import CLOSE, EOS, OPEN, TOKENIZER, WORD, assignment, encode, said, solved
-
-
-class Crowd(MockEngine):
-    """The i-th sample thinks i + 1 words and gives the i-th answer; an empty one is never finished."""
-
-    def __init__(self, answers: list[str], seed: int):
-        super().__init__(self._say, frozenset({EOS}), TOKENIZER.decode)
-        self.answers, self.seed, self.drawn = answers, seed, []
-
-    def _decode(self, request):
-        self.number = request.seed - self.seed
-        if not request.offset:
-            self.drawn.append(self.number)
-        return super()._decode(request)
-
-    def _say(self, so_far):
-        answer = self.answers[self.number % len(self.answers)]
-        words = [OPEN, *[WORD] * (self.number + 1)]
-        response = [*words, CLOSE, *encode(answer), EOS] if answer else [*words, *[WORD] * 1000]
-        return [response[len(said(so_far))], WORD]
-
-
-def vote(strategy: str, answers: list[str], budget_tokens: int | None = None, seed: int = 5, **parameters):
-    engine = Crowd(answers, seed)
-    given = dataclasses.replace(assignment(budget_tokens, max_new_tokens=60), seed=seed)
-    [response] = run_all(TwoPassEngine(engine), [get_strategy(strategy, **parameters).solve(given)])
-    answer = TOKENIZER.decode(given.thinking.split(response.ids, given.prompt_ids).answer_ids).removesuffix("<|end|>")
-    return answer, response, engine
+from tests.inference.minds import CLOSE, EOS, OPEN, WORD, assignment, encode, said, solved
+from tests.inference.search.crowd import vote
 
 
 def test_probability_of_leading_is_that_of_the_beta_rule():
