@@ -228,6 +228,13 @@ class ThinkingFormat:
         blank = filter(self._blank, range(max(len(self.tokenizer), self.vocab_size)))
         return frozenset(blank) | ({self.pad_id} - {None})
 
+    @cached_property
+    def break_ids(self) -> frozenset[int]:
+        """All ids with a line break in what they spell."""
+        every = range(max(len(self.tokenizer), self.vocab_size))
+        spell = self.tokenizer.convert_tokens_to_string
+        return frozenset(token for token in every if "\n" in spell(self._pieces([token])))
+
     @property
     def tool_ids(self) -> frozenset[int]:
         """Ids that start a tool call, and close the block they stand in."""

@@ -16,6 +16,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SHELL = "".join(text for language, text in BLOCKS if language == "bash").replace("\\\n", " ")
 COMMANDS = [line for line in SHELL.splitlines() if line.startswith("efficient-reasoning ")]
+SEARCH = (ROOT / "docs/search.md").read_text(encoding="utf-8").replace("\\\n", " ")
+SEARCH_COMMANDS = re.findall(r"^    (efficient-reasoning .*)", SEARCH, re.MULTILINE)
 
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -55,7 +57,7 @@ def test_the_commands_are_found():
     }
 
 
-@pytest.mark.parametrize("line", COMMANDS, ids=lambda line: " ".join(line.split()[1:3]))
+@pytest.mark.parametrize("line", [*COMMANDS, *SEARCH_COMMANDS], ids=lambda line: " ".join(line.split()[1:3]))
 def test_every_command_parses(line, monkeypatch):
     def stop(arguments):
         raise Parsed
@@ -73,7 +75,7 @@ def test_every_command_parses(line, monkeypatch):
 
     monkeypatch.setattr(cli, "_launch", launch)
     monkeypatch.setattr(config, "_build_trainer_config", lambda cls, values: cls)  # it would look for a GPU
-    for name in ("_audit", "_evaluate", "_compare", "_app", "_publish"):
+    for name in ("_audit", "_solve", "_evaluate", "_compare", "_app", "_publish"):
         monkeypatch.setattr(cli, name, stop)
     monkeypatch.setattr(cli, "_folder", Path)  # the folders come from the commands before
     with pytest.raises(Parsed):

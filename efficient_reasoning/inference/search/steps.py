@@ -15,8 +15,6 @@ from efficient_reasoning.inference.budget_forcing import until_close
 from efficient_reasoning.inference.engine import Request
 from efficient_reasoning.thinking import ThinkingFormat
 
-BREAK = "\n"
-
 
 def line_ends(thinking: ThinkingFormat, ids: Sequence[int], prompt_ids: Sequence[int] = ()) -> list[int]:
     """The places of the ids that end a line of the thinking, ascending; blank lines end nothing.
@@ -32,9 +30,8 @@ def line_ends(thinking: ThinkingFormat, ids: Sequence[int], prompt_ids: Sequence
         if before != "thinking" or after != "thinking":
             said = False
             continue
-        text = thinking.tokenizer.decode([ids[place]], skip_special_tokens=False)
-        said |= bool(text.strip())
-        if said and BREAK in text:
+        said |= ids[place] not in thinking.blank_ids
+        if said and ids[place] in thinking.break_ids:
             ends.append(place)
             said = False
     return ends
@@ -48,4 +45,4 @@ def step_ends(thinking: ThinkingFormat, ids: Sequence[int], prompt_ids: Sequence
 def until_step(request: Request, thinking: ThinkingFormat) -> Request:
     """The same request, which ends with the next line break, and with the thinking."""
     request = until_close(request, thinking)
-    return replace(request, stop_strings=(*request.stop_strings, BREAK))
+    return replace(request, stop_ids=request.stop_ids | thinking.break_ids)
