@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(rows):,} rows, {steps:,} steps, mean value {sum(map(sum, rows['values'])) / steps:.3f}")
     if arguments.dry_run:
         tokens_per_row = sum(len(row["input_ids"]) for row in dataset) / len(dataset)
-        training.print_costs(model_config, config, len(dataset), tokens_per_row, "none of the rows")
+        own = {"auto_class": "AutoModelForTokenClassification"}
+        training.print_costs(model_config, config, len(dataset), tokens_per_row, "none of the rows", **own)
         return
     model = AutoModelForTokenClassification.from_pretrained(
         base.path,

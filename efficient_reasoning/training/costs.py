@@ -65,16 +65,17 @@ def print_costs(
     samples_per_row: int = 1,
     lora: LoraConfig | None = None,
     with_reference: bool = False,
+    auto_class: str = "AutoModelForCausalLM",
 ) -> None:
-    """The table of a dry run; the model is built on the meta device, which takes no memory.
+    """The table of a dry run; the model, one of transformers' `auto_class`, is on the meta device, without memory.
 
     Of rows without number, which are streamed, `config.max_steps` is taken.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
+        model = getattr(transformers, auto_class).from_config(model_config)
         parameters = trained = sum(parameter.numel() for parameter in model.parameters())
         if lora is not None:
             from peft import get_peft_model
