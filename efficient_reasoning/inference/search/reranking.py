@@ -49,20 +49,15 @@ class Reranking:
     def bind(self, reasoner: Reasoner) -> Reranking:
         return bind_verifier(self, reasoner)
 
-    def solve(self, assignment: Assignment) -> Steps:
-        """One request for all samples, under a budget more for what they leave of it, and one rating a sample.
-
-        Raises:
-            BadInput: the budget does not hold one sample.
-        """
+    def _rated(self, assignment: Assignment) -> Exchange[tuple[list[Response], list[float]]]:
+        """Samples, and what they are worth; a single one is not rated."""
         sampler = Sampler.of(assignment, self.sample_tokens, logprobs=self.verifier is None)
         responses, completions = [], []
         while drawn := (yield from sampler.draw(self.samples - len(responses), responses)):
             completions += drawn
         if len(responses) == 1:
-            return responses[0]
-        values = yield from self._values(assignment, responses, completions)
-        return self._choose(assignment, responses, values)
+            return responses, [1.0]
+        return responses, (yield from self._values(assignment, responses, completions))
 
     def _values(
         self, assignment: Assignment, responses: Sequence[Response], completions: Sequence[Completion]
@@ -75,15 +70,18 @@ class Reranking:
             response.spend += one.spend
         return [AGGREGATES[self.aggregate](one.values) for one in rated]
 
-    def _choose(self, assignment: Assignment, responses: Sequence[Response], values: Sequence[float]) -> Response:
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class BestOfN(Reranking):
     """Return the sample with the highest value; of several, one by the seed of the problem."""
 
-    def _choose(self, assignment: Assignment, responses: Sequence[Response], values: Sequence[float]) -> Response:
+    def solve(self, assignment: Assignment) -> Steps:
+        """One request for all samples, under a budget more for what they leave of it, and a rating of each.
+
+        Raises:
+            BadInput: the budget does not hold one sample.
+        """
+        responses, values = yield from self._rated(assignment)
         able = [index for index, response in enumerate(responses) if final_answer(assignment, response) is not None]
         chosen = responses[0]
         if able:
@@ -97,5 +95,7 @@ class BestOfN(Reranking):
 class WeightedVote(Reranking):
     """Let samples vote with their values; the shortest that gives the winning answer is returned."""
 
-    def _choose(self, assignment: Assignment, responses: Sequence[Response], values: Sequence[float]) -> Response:
+    def solve(self, assignment: Assignment) -> Steps:
+        """As `BestOfN.solve`."""
+        responses, values = yield from self._rated(assignment)
         return choose(assignment, responses, values)
