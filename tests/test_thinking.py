@@ -394,6 +394,8 @@ def test_what_is_blank(single, multi):
     assert ThinkingFormat.from_tokenizer(character_tokenizer(merges=(), template=CHATML)).blank_allowance == 2
     tokens = single.tokenizer.convert_ids_to_tokens(sorted(single.blank_ids))
     assert {"Ċ", "ĊĊ", "Ġ", "ĉ", PAD} <= {*tokens} and not {"a", "<", "</think>", EOS} & {*tokens}
+    breaks = single.tokenizer.convert_ids_to_tokens(sorted(single.break_ids))
+    assert {*breaks} == {"Ċ", "ĊĊ"}
     assert single.has_single_ids and not multi.has_single_ids
 
 

@@ -152,7 +152,7 @@ def test_an_architecture_that_classifies_no_tokens_is_refused(argv, rows, tmp_pa
 def test_the_shipped_config_dry_runs(rows, tmp_path, capsys):
     config = ROOT / "configs/train_verifier/overthinker.yaml"
     command = f"# efficient-reasoning train train_verifier --config configs/train_verifier/{config.name}"
-    assert config.read_text().splitlines()[0] == command
+    assert config.read_text().startswith(command)
     words = ["--config", str(config), "--data", str(rows), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     run("train_verifier", [*words, "--dry_run"])
-    assert "300 of 32 samples" in capsys.readouterr().out
+    assert "200 of 16 samples" in capsys.readouterr().out

@@ -15,6 +15,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import LOGPROBS, Completion, Rater
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.reasoner import Reasoner
@@ -41,6 +42,8 @@ class Reranking:
 
     def __post_init__(self) -> None:
         check_samples(samples=self.samples, sample_tokens=self.sample_tokens)
+        if self.verifier is None and self.aggregate != "last":
+            raise BadInput(f"aggregate is {self.aggregate}, of a verifier's values; give verifier, or leave it out.")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -78,6 +78,7 @@ class Tree:
             end_tokens = min(self.own.limit_tokens, parent.response.spend.tokens + share_tokens)
             for _ in range(count):
                 response = replace(parent.response, ids=list(parent.response.ids))
+                # Over, unless its step ends with a line.
                 grown.append(Branch(response, parent.value, True, self.own.seed + self._drawn, end_tokens))
                 self._drawn += 1
         yield from self._step(grown)

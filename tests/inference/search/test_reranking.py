@@ -107,3 +107,5 @@ def test_parameters_without_meaning_are_refused():
         get_strategy("best-of-n", samples=0)
     with pytest.raises(BadInput, match="aggregate must be one of last, min, product"):
         get_strategy("best-of-n?aggregate=mean")
+    with pytest.raises(BadInput, match="aggregate is min, of a verifier's values; give verifier"):
+        get_strategy("best-of-n?aggregate=min")
