@@ -40,7 +40,7 @@ class BeamSearch:
         return bind_verifier(self, reasoner)
 
     def solve(self, assignment: Assignment) -> Steps:
-        """Two requests and a rating for each branch of a round; where only one may grow, it is not rated.
+        """One request or two and a rating for each branch of a round; where only one may grow, it is not rated.
 
         Raises:
             BadInput: the budget does not hold one sample.

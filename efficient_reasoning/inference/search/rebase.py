@@ -46,7 +46,7 @@ class Rebase:
         return bind_verifier(self, reasoner)
 
     def solve(self, assignment: Assignment) -> Steps:
-        """Two requests and a rating for each branch of a round; a tree of one leaf is a chain, and is not rated.
+        """One request or two and a rating for each branch of a round; a tree of one leaf is a chain, and is not rated.
 
         Raises:
             BadInput: the budget does not hold one sample.

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from efficient_reasoning.inference.budget_forcing import until_close
 from efficient_reasoning.inference.engine import Request
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -43,6 +42,5 @@ def step_ends(thinking: ThinkingFormat, ids: Sequence[int], prompt_ids: Sequence
 
 
 def until_step(request: Request, thinking: ThinkingFormat) -> Request:
-    """The same request, which ends with the next line break, and with the thinking."""
-    request = until_close(request, thinking)
-    return replace(request, stop_ids=request.stop_ids | thinking.break_ids)
+    """The same request, which ends with the next line break; thinking that closes before goes on to an answer."""
+    return replace(request, stop_ids=thinking.break_ids)

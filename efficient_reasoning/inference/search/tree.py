@@ -92,7 +92,7 @@ class Tree:
         return replace(chosen, spend=self.spend)
 
     def _step(self, branches: Sequence[Branch]) -> Exchange[None]:
-        """Think up to the end of a line; who comes to one goes on in the next round."""
+        """Go on to the end of a line; who thinks there goes on in the next round."""
         thinking, prompt_ids = self.own.thinking, self.own.prompt_ids
         asked = []
         for branch in branches:
