@@ -1,4 +1,4 @@
-"""What does search with a verifier buy, and what does it cost? Accuracy against floating-point operations, all counted.
+"""What does search with a verifier buy, and what does it cost? Accuracy against operations, all counted.
 
 All strategies solve the same problems with the same seeds, at each width; samples are shared between them, and charged
 to each. Where a larger model is named, its greedy decoding stands beside them. Writes evaluation runs, prints a table.

@@ -309,7 +309,7 @@ def test_what_cannot_be_kept_is_refused(strategy, budget, parameters, sentence):
         ("budget_forcing", {}, "Unknown strategy 'budget_forcing', did you mean budget-forcing"),
         ("nothinking", {}, "did you mean no-thinking"),
         ("tale-estimated", {}, "did you mean tale-estimate"),
-        ("oracle", {}, "known are adaptive-consistency, beam-search, best-of-n, budget-forcing, chain-of-draft"),
+        ("oracle", {}, "known are adaptive-consistency, beam-search, best-of-n, budget-forcing, cascade"),
         ("budget-forcing", {"answer_reserve": 9}, "no parameter 'answer_reserve', did you mean answer_reserve_tokens"),
         ("no-thinking", {"answer_reserve_tokens": 9}, "Strategy 'no-thinking' has no parameter"),
         ("l1-max", {"sentence": "Think."}, "Strategy 'l1-max' has no parameter 'sentence'"),
