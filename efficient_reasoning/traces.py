@@ -29,8 +29,10 @@ from typing import IO, TYPE_CHECKING
 import yaml
 
 from efficient_reasoning import answers, inference
+from efficient_reasoning.checkpoint import weights_fingerprint
+from efficient_reasoning.config import split_parameters
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.files import atomic_file, lock, read_jsonl, read_placed_jsonl
+from efficient_reasoning.files import atomic_file, digest, lock, read_jsonl, read_placed_jsonl
 from efficient_reasoning.prompts import conversation, is_turn
 from efficient_reasoning.scribes import Scribes, Solved
 
@@ -123,6 +125,7 @@ def sample_traces(
         "problems_fingerprint": _fingerprint(problems),
         "weights": reasoner.weights,
         "backend": reasoner.backend,
+        "others": _others(strategies),
         "format": FORMAT,
         **(examples.settings if examples else {}),
     }
@@ -240,6 +243,18 @@ def _fingerprint(problems: Sequence[Mapping]) -> str:
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
 
 
+def _others(strategies: Sequence[str]) -> dict[str, str]:
+    """What strategies name beside the model, by path: fingerprints of models and files, which may change in place."""
+    named = {str(value) for strategy in strategies for value in split_parameters(strategy)[1].values()}
+    found = {}
+    for path in sorted(named):
+        if Path(path).is_dir():
+            found[path] = weights_fingerprint(path)
+        elif Path(path).is_file():
+            found[path] = digest([path])
+    return {path: fingerprint for path, fingerprint in found.items() if fingerprint is not None}
+
+
 def _claim(config_path: Path, config: dict, path: Path) -> None:
     """Make `path` the file of this configuration or of one with more points, or refuse."""
     if config_path.is_file():
@@ -249,6 +264,7 @@ def _claim(config_path: Path, config: dict, path: Path) -> None:
         grown = [
             key for key in ("strategies", "budgets") if all(value in config[key] for value in earlier.get(key, ()))
         ]
+        grown += ["others"] if earlier.get("others", {}).items() <= config["others"].items() else []
         if not set(differing) <= set(grown):
             raise BadInput(f"{config_path}: holds a run that differs in {', '.join(differing)}; choose another out.")
         if differing:

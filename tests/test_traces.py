@@ -346,3 +346,13 @@ def test_a_trace_that_no_program_writes_is_named_by_its_line(tmp_path, changes, 
     write_jsonl(tmp_path / "t.jsonl", [row, row | changes])
     with pytest.raises(BadInput, match=rf"t\.jsonl, line 2: .*{fault}; mend or remove the line"):
         list(read_traces(tmp_path / "t.jsonl"))
+
+
+def test_a_run_knows_the_files_that_its_strategies_name(tmp_path):
+    probe = tmp_path / "probe.safetensors"
+    others = []
+    for text in ("one", "two"):
+        probe.write_text(text)
+        others.append(traces_module._others([f"probe-switch?probe={probe}&threshold=0.1", "budget-forcing?wait_text=probe"]))
+    assert [list(found) for found in others] == [[str(probe)]] * 2
+    assert others[0] != others[1]

@@ -24,6 +24,7 @@ from efficient_reasoning.inference.others import hand_over, load_small
 from efficient_reasoning.inference.reasoner import Reasoner
 from efficient_reasoning.inference.search.samples import check_samples
 from efficient_reasoning.inference.strategy import Assignment, Bound, Exchange, Response, Steps, think_limit
+from efficient_reasoning.thinking import ThinkingFormat
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SpecReason:
             room_tokens = think_tokens - response.spend.tokens
             if thrown_tokens and room_tokens > 0:
                 request = until_close(assignment.request(response.ids, room_tokens), assignment.thinking)
-                [step] = yield [replace(request, stop_strings=(*request.stop_strings, "\n"))]
+                [step] = yield [replace(request, stop_ids=request.stop_ids | assignment.thinking.break_ids)]
                 response.append(step)
                 if response.finished:
                     break
@@ -93,7 +94,7 @@ class SpecReason:
             before = [*assignment.prompt_ids, *response.ids]
             [rated] = yield [Rating([*before, *ids], len(before), likelihood)]
             spend += rated.spend
-            for step, logprobs in _steps(assignment, ids, rated.values):
+            for step, logprobs in _steps(assignment.thinking, ids, rated.values):
                 if math.exp(sum(logprobs) / len(step)) < self.threshold:
                     break
                 kept += step
@@ -107,9 +108,9 @@ def _is_thinking(assignment: Assignment, response: Response) -> bool:
 
 
 def _steps(
-    assignment: Assignment, ids: Sequence[int], logprobs: Sequence[float]
+    thinking: ThinkingFormat, ids: Sequence[int], logprobs: Sequence[float]
 ) -> Iterator[tuple[Sequence[int], Sequence[float]]]:
     """The lines of a draft, each with the log-probabilities of its tokens; the last may be a part of one."""
-    ends = [place for place, token in enumerate(ids, 1) if "\n" in assignment.thinking.tokenizer.decode([token])]
+    ends = [place for place, token in enumerate(ids, 1) if token in thinking.break_ids]
     for begin, end in itertools.pairwise(sorted({0, *ends, len(ids)})):
         yield ids[begin:end], logprobs[begin:end]
