@@ -2,9 +2,9 @@
 
 1. Coverage at k is pass@k, and at 1 the accuracy: a point of `summary.json` holds both with their intervals.
 2. Over many problems it grows as c(k) = exp(a k^b) with a, b < 0 (Large Language Monkeys, arXiv 2407.21787): a line of
-   log(-log c) over log k. c(1) = exp(a), and b says how fast the rest is solved; 0 is never.
+   log(-log c) over log k. c(1) = exp(a), and b says how fast the rest is solved; at b = 0 it never is.
 3. The fit is least squares of log c over k = 1, 2, 4, ..., which are even on a logarithmic axis. For a given b the
-   best a has a closed form, so that b alone is searched, and nothing can fail to converge.
+   best a has a closed form, so that b alone is searched, on a grid that closes in.
 4. It describes the k that were measured. Beyond them it is a guess, and a test that lets wrong programs pass, or a
    problem that no sample can solve, bends the curve away from it.
 """

@@ -210,7 +210,10 @@ def _group(samples: list[dict]) -> dict:
 
 
 def write_summary(folder: Path, summary: dict) -> None:
-    """Write summary.json, curve.csv, curve.png and, of several samples a problem, coverage.png, each whole or not."""
+    """Write summary.json, curve.csv, curve.png and, of several samples a problem, coverage.png.
+
+    Each is written whole or not at all.
+    """
     write_csv(folder / "curve.csv", summary["points"])
     name = summary["config"]["model"]
     draw_curve({name: summary}, folder / "curve.png", title=f"{name}: accuracy against thinking spent")

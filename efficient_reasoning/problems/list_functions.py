@@ -5,8 +5,8 @@
 1. A function is two to five operations on a list; the last one may make a number of it. Each is one Python expression,
    from which words, solution, chain and tests are all made: they cannot disagree.
 2. The tests are calls with their results, drawn from the question alone. Leaving any one operation out fails a test,
-   and at least half of the results differ: else the function is drawn again, because an operation without effect, or
-   a list that is always empty, would let wrong programs pass.
+   and there are at least half as many different results as tests: else the function is drawn again, because an
+   operation without effect, or a list that is always empty, would let wrong programs pass.
 3. The answer is a Python block with a line an operation; any program that passes the tests is right. The chain of
    `equations` is these lines, `plain` says each in words before, and a verbose one tries operations on an example
    (probability 0.9 to 0.6, by difficulty) and may run all of them on another.
