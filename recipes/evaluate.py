@@ -22,8 +22,8 @@ class EvaluateArguments:
     model: str = field(metadata={"help": "Folder or Hub id; overthinker is the embedded model."})
     tasks: list[str] = field(
         metadata={
-            "help": "Of sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, multiplication_N, gym:NAME, "
-            "file:PATH, hub:NAME."
+            "help": "Of sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, multiplication_N, "
+            "list_functions, gym:NAME, file:PATH, hub:NAME."
         }
     )
     out: str = field(metadata={"help": "Folder of the run."})

@@ -27,7 +27,7 @@ from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.curves import Curve, compare_curves
 from efficient_reasoning.evaluation.metrics import accuracy_efficiency_score, dominates
 from efficient_reasoning.evaluation.off_target import MOSTLY, NOT_CHECKED, OffTargetChange, compare_off_target
-from efficient_reasoning.evaluation.pictures import draw_budgets, draw_difficulty, draw_lengths
+from efficient_reasoning.evaluation.pictures import draw_budgets, draw_coverage, draw_difficulty, draw_lengths
 from efficient_reasoning.evaluation.statistics import Interval, mark_of, paired_bootstrap, paired_ratio
 from efficient_reasoning.evaluation.summary import generated_tokens, read_summary, write_csv
 from efficient_reasoning.files import atomic_file, read_jsonl, write_json
@@ -412,6 +412,7 @@ def _write(
         for draw, name, title in (
             (draw_budgets, f"budgets.{kind}", "Do budgets hold?"),
             (draw_difficulty, f"difficulty.{kind}", "Where the tokens go"),
+            (draw_coverage, f"coverage.{kind}", "Solved by one of k samples"),
         ):
             if not draw(summaries, out / name, title):
                 (out / name).unlink(missing_ok=True)  # of an earlier comparison

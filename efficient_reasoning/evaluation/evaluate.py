@@ -54,7 +54,8 @@ def evaluate(
         out: the run folder.
 
     Returns:
-        `out`, with samples.jsonl, summary.json, curve.csv, curve.png, config.yaml and environment.json.
+        `out`, with samples.jsonl, summary.json, curve.csv, curve.png, config.yaml, environment.json and, of several
+        samples a problem, coverage.png.
 
     Raises:
         BadInput: nothing to do, a budget below one token, ids that repeat, or another configuration in `out`.

@@ -1,4 +1,4 @@
-"""Pictures beside the curve: how long responses are, whether budgets hold, and where the tokens go.
+"""Pictures beside the curve: how long responses are, whether budgets hold, where the tokens go, what k samples solve.
 
 Each takes runs in the order of a comparison; one without anything to show draws nothing.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from efficient_reasoning.evaluation.coverage import PowerLaw, coverage
 from efficient_reasoning.evaluation.figures import COLOURS, GREY, MARKERS, arms, dress, legend, new_figure, save
 from efficient_reasoning.traces import budget_label
 
@@ -96,10 +97,7 @@ def draw_difficulty(summaries: Mapping[str, Mapping], path: str | Path, title: s
     Returns:
         Whether the problems have difficulties.
     """
-    lines = {
-        label: max(points, key=lambda point: point["generated_tokens"]["mean"])
-        for label, points in _lines(summaries, lambda point: bool(point["by_difficulty"])).items()
-    }
+    lines = _longest(summaries, lambda point: bool(point["by_difficulty"]))
     if not lines:
         return False
     figure = new_figure(height=6)
@@ -129,6 +127,55 @@ def draw_difficulty(summaries: Mapping[str, Mapping], path: str | Path, title: s
     legend(above)
     save(figure, path)
     return True
+
+
+def draw_coverage(summaries: Mapping[str, Mapping], path: str | Path, title: str) -> bool:
+    """Coverage by the number of samples, of each strategy's longest point, and the power law fitted to it.
+
+    Returns:
+        Whether a problem has several samples.
+    """
+    lines = _longest(summaries, lambda point: len(coverage(point)) > 1)
+    if not lines:
+        return False
+    figure = new_figure()
+    axes = figure.add_subplot()
+    for number, (label, point) in enumerate(lines.items()):
+        shares = coverage(point)
+        colour = COLOURS[number % len(COLOURS)]
+        name = f"{label}, {budget_label(point['budget_tokens'])}"
+        if "coverage_fit" in point:  # summaries of before do not have it
+            law = PowerLaw(**point["coverage_fit"])
+            k = np.geomspace(1, max(shares), 100)
+            axes.plot(k, 100 * law(k), color=colour, linewidth=1.2, alpha=0.55)
+            name += f": exp({law.a:.2f} k^{law.b:.2f})"
+        axes.errorbar(
+            [*shares],
+            [100 * share["mean"] for share in shares.values()],
+            yerr=arms([*shares.values()], 100),
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colour,
+            markersize=4.5,
+            capsize=2,
+            label=name,
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.set_xlabel("k samples of a problem")
+    axes.set_ylabel("coverage: problems with one right")
+    dress(axes, title)
+    legend(axes)
+    save(figure, path)
+    return True
+
+
+def _longest(summaries: Mapping[str, Mapping], chosen) -> dict[str, Mapping]:
+    """Of each line the point that generates most."""
+    return {
+        label: max(points, key=lambda point: point["generated_tokens"]["mean"])
+        for label, points in _lines(summaries, chosen).items()
+    }
 
 
 def _lines(summaries: Mapping[str, Mapping], chosen) -> dict[str, list[Mapping]]:

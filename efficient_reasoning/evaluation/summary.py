@@ -22,8 +22,10 @@ import numpy as np
 
 from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.evaluation.coverage import coverage, fit_power_law
 from efficient_reasoning.evaluation.curve import draw_curve
 from efficient_reasoning.evaluation.metrics import majority, pass_at_k
+from efficient_reasoning.evaluation.pictures import draw_coverage
 from efficient_reasoning.evaluation.statistics import LEVEL, RESAMPLES, bootstrap_columns
 from efficient_reasoning.files import atomic_file, write_json
 from efficient_reasoning.overthinking import kept_share
@@ -111,13 +113,14 @@ def _point(strategy: str, budget_tokens: int | None, samples: list[dict]) -> dic
         intervals[name] |= _quantiles(columns[name])
     seconds = [sample["seconds"] for sample in samples]
     overshoot = [sample["overshoot_tokens"] for sample in samples]
+    solved = {"accuracy": intervals["correct"], **_votes(samples)}
     return {
         "strategy": strategy,
         "budget_tokens": budget_tokens,
         "n": len(samples),
         "n_problems": len(set(problems)),
-        "accuracy": intervals["correct"],
-        **_votes(samples),
+        **solved,
+        **_coverage_fit(solved),
         **{name: intervals[name] for name in (*_LENGTHS, "spent_tokens")},
         "flops": intervals["flops"],
         # A problem's share of its batch: what a thousand of them cost, not how long one waits.
@@ -170,6 +173,12 @@ def _votes(samples: list[dict]) -> dict:
     return {name: dataclasses.asdict(interval) for name, interval in intervals.items()}
 
 
+def _coverage_fit(solved: Mapping) -> dict:
+    """The power law of coverage over k; nothing where there is nothing to fit."""
+    fit = fit_power_law({k: share["mean"] for k, share in coverage(solved).items()})
+    return {"coverage_fit": dataclasses.asdict(fit)} if fit else {}
+
+
 def _quantiles(values: Sequence[float]) -> dict:
     return dict(zip(("p50", "p95"), np.quantile(values, [0.5, 0.95]).tolist(), strict=True))
 
@@ -201,10 +210,14 @@ def _group(samples: list[dict]) -> dict:
 
 
 def write_summary(folder: Path, summary: dict) -> None:
-    """Write summary.json, curve.csv and curve.png, each whole or not at all."""
+    """Write summary.json, curve.csv, curve.png and, of several samples a problem, coverage.png.
+
+    Each is written whole or not at all.
+    """
     write_csv(folder / "curve.csv", summary["points"])
     name = summary["config"]["model"]
     draw_curve({name: summary}, folder / "curve.png", title=f"{name}: accuracy against thinking spent")
+    draw_coverage({name: summary}, folder / "coverage.png", title=f"{name}: solved by one of k samples")
     write_json(folder / "summary.json", summary)
 
 

@@ -1,9 +1,9 @@
 """Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers.py`.
 
 1. Built-in families draw problems and write their own worked chains: `sums`, `heads_and_legs`, `gsm_symbolic` with the
-   extra `gym`, `graph_paths` and its variations, `multiplication_N` of N digits; `mixed` draws from the first two in
-   turn. They are split *by problem*: a hash of the problem decides between train, validation and test, so that no draw
-   with any seed can carry a test problem into training.
+   extra `gym`, `graph_paths` and its variations, `multiplication_N` of N digits, `list_functions` in Python; `mixed`
+   draws from the first two in turn. They are split *by problem*: a hash of the problem decides between train,
+   validation and test, so that no draw with any seed can carry a test problem into training.
 2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
 """
 
@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from efficient_reasoning.errors import BadInput, near
-from efficient_reasoning.problems import graph_paths, gsm_symbolic, heads_and_legs, multiplication, sums
+from efficient_reasoning.problems import (
+    graph_paths,
+    gsm_symbolic,
+    heads_and_legs,
+    list_functions,
+    multiplication,
+    sums,
+)
 from efficient_reasoning.problems.chains import Style
 
 Split = Literal["train", "validation", "test"]
@@ -41,6 +48,7 @@ FAMILIES: dict[str, Family] = {
     "gsm_symbolic": gsm_symbolic,
     **graph_paths.FAMILIES,
     **multiplication.FAMILIES,
+    "list_functions": list_functions,
 }
 MIXED = "mixed"
 _MIXED_FAMILIES = ("sums", "heads_and_legs")

@@ -11,6 +11,7 @@ import pytest
 from efficient_reasoning import inference
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.evaluation import summary
+from efficient_reasoning.inference import Strategy, get_strategy
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
@@ -57,6 +58,9 @@ class FakeReasoner(SimpleNamespace):
         self.thinking = thinking_format()
         self.tokenizer = self.thinking.tokenizer
 
+    def strategy(self, name: str) -> Strategy:
+        return get_strategy(name)
+
     def recalling(self) -> FakeReasoner:
         return self
 
@@ -84,8 +88,9 @@ class FakeReasoner(SimpleNamespace):
 
 @pytest.fixture
 def without_pictures(monkeypatch):
-    """Runs without their curve.png, which takes longer to draw than a fake run takes to make."""
-    monkeypatch.setattr(summary, "draw_curve", lambda summaries, path, title: None)
+    """Runs without their pictures, which take longer to draw than a fake run takes to make."""
+    for name in ("draw_curve", "draw_coverage"):
+        monkeypatch.setattr(summary, name, lambda summaries, path, title: None)
 
 
 @pytest.fixture

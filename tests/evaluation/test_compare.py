@@ -201,7 +201,8 @@ def test_runs_of_the_same_name_are_told_apart_by_their_parents(problems, fake_re
 
 def test_the_table_is_aligned_and_the_files_agree_with_it(runs, tmp_path):
     comparison = compare(list(runs.values()), out=tmp_path / "out")
-    pictures = {f"{name}.{kind}" for name in ("curve", "lengths", "budgets", "difficulty") for kind in ("png", "pdf")}
+    names = ("curve", "lengths", "budgets", "difficulty", "coverage")
+    pictures = {f"{name}.{kind}" for name in names for kind in ("png", "pdf")}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "compare.json",
         "compare.csv",
@@ -233,6 +234,17 @@ def test_pictures_of_an_earlier_comparison_do_not_stay(problems, fake_reasoner, 
         sorted(path.stem for path in out.iterdir() if path.suffix in (".png", ".pdf"))
         == ["curve"] * 2 + ["lengths"] * 2
     )
+
+
+def test_a_comparison_of_several_samples_draws_what_they_cover(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(skill=0.4), problems, samples_per_problem=4, out=tmp_path / "run")
+    compare([run], tmp_path / "out")
+    drawn = (tmp_path / "out" / "coverage.png").read_bytes()
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["points"][0]["coverage_fit"]  # as a summary of before
+    (run / "summary.json").write_text(json.dumps(summary))
+    compare([run], tmp_path / "out")
+    assert (tmp_path / "out" / "coverage.png").read_bytes() != drawn
 
 
 def test_a_dominated_point_names_the_one_that_beats_it(runs):

@@ -37,7 +37,7 @@ def small_chunks(monkeypatch):
 
 def test_a_run_is_the_folder_of_the_contract(problems, fake_reasoner, tmp_path):
     run = evaluate(fake_reasoner(), problems, budgets=(None, 32), samples_per_problem=2, out=tmp_path / "a run")
-    assert {path.name for path in run.iterdir()} == FILES
+    assert {path.name for path in run.iterdir()} == FILES | {"coverage.png"}
     samples = read_samples(run)
     assert len(samples) == len(set(keys(samples))) == 2 * 2 * 40
 
@@ -297,8 +297,19 @@ def test_several_samples_are_voted_on(problems, fake_reasoner, tmp_path):
     assert point["pass_at_2"]["mean"] == pytest.approx(np.mean(pairs))
     # Wrong answers are all alike here, so the vote is on right or wrong; an empty answer does not vote.
     assert abs(point["majority"]["mean"] - np.mean([sum(own) > 1 for own in verdicts.values()])) < 0.1
+    assert point["coverage_fit"].keys() == {"a", "b", "residual"}
+    with open(run / "curve.csv", newline="") as stream:
+        assert float(next(csv.DictReader(stream))["coverage_fit_b"]) == point["coverage_fit"]["b"]
     single = evaluate(fake_reasoner(), problems, out=tmp_path / "single")
-    assert "majority" not in json.loads((single / "summary.json").read_text())["points"][0]
+    assert {path.name for path in single.iterdir()} == FILES
+    assert not {"majority", "coverage_fit"} & json.loads((single / "summary.json").read_text())["points"][0].keys()
+
+
+def test_where_no_law_fits_none_is_written(problems, fake_reasoner, tmp_path):
+    run = evaluate(fake_reasoner(skill=-1.0), problems, samples_per_problem=4, out=tmp_path / "run")
+    [point] = json.loads((run / "summary.json").read_text())["points"]
+    assert point["pass_at_4"]["mean"] == 0 and "coverage_fit" not in point
+    assert (run / "coverage.png").exists()
 
 
 def test_spellings_of_the_right_answer_vote_together_and_programs_do_not_vote(problems, fake_reasoner, tmp_path):

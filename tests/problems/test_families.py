@@ -64,7 +64,7 @@ def result_of(step: str) -> str:
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_no_seed_carries_a_problem_into_another_split(name):
-    count = 60 if name == "gsm_symbolic" or name.startswith("graph_paths") else 300
+    count = 60 if name in ("gsm_symbolic", "list_functions") or name.startswith("graph_paths") else 300
     keys = {
         split: {
             FAMILIES[name].split_key(problem)

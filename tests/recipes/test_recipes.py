@@ -87,6 +87,7 @@ def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
         "mamba2_overthinker": 1.0,
         "local_global_overthinker": 0.9,
         "window_global_overthinker": 0.9,
+        "list_functions": 0.3,
     }
     assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions[config.stem], abs=0.1)
     assert float(table["clipped"].partition("%")[0]) < 3
