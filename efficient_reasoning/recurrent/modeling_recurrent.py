@@ -156,8 +156,8 @@ class RecurrentModel(RecurrentPreTrainedModel):
             head: makes logits of hidden states, which adaptive exit compares; None runs every iteration.
 
         Raises:
-            ValueError: both or neither of ids and embeddings, a cache that was filled at another depth, or adaptive exit
-                with one that is laid out beforehand.
+            ValueError: both or neither of ids and embeddings, a cache that was filled at another depth, or adaptive
+                exit with one that is laid out beforehand.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds.")
