@@ -13,6 +13,8 @@ looks up facts of a question of some 220, and a window of 64 tokens holds few of
 3. *Gap closed* is (arm - `no transfer`) / (base - `no transfer`), of greedy accuracy on the same problems.
 4. *Recall*: chains of the base are read, and each noun that stands in a fact of the question is to be predicted; how
    often it is, by how many windows back the fact is.
+5. *Length*: nats a token of these chains, by how many windows stand before the token, beside the base's on the same
+   tokens.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from efficient_reasoning.files import read_jsonl, write_json
 from scripts.bench.arms import GREEDY, Arm, Arms, Bench, Scale, flags, run_bench
 
 SEEDS = 3
-RECALL = "recall"
+READING = "reading"
 DISTANCES = (1, 2, 4, 8)  # in windows, upper bounds
+BOUNDS = (*map(str, DISTANCES), "more")
 PLAIN = "budget-forcing@None"
 LORA = {"lora_rank": 8, "lora_alpha": 16}
 
@@ -41,7 +44,7 @@ class LinearScale(Scale):
     Attributes:
         window_tokens: of linearized layers, and of `window only`.
         transfer_rate, lora_rate: learning rates.
-        recall_rows: chains that are read.
+        read_rows: chains that are read.
     """
 
     task: str = "graph_paths"
@@ -54,13 +57,13 @@ class LinearScale(Scale):
     window_tokens: int = 64
     transfer_rate: float = 1e-2
     lora_rate: float = 2e-3
-    recall_rows: int = 500
+    read_rows: int = 500
 
 
 SCALES = {
     "full": LinearScale(),
     "toy": LinearScale(
-        problems=16, steps=2, batch_size=4, test_problems=4, max_new_tokens=320, window_tokens=8, recall_rows=4
+        problems=16, steps=2, batch_size=4, test_problems=4, max_new_tokens=320, window_tokens=8, read_rows=4
     ),
 }
 
@@ -105,23 +108,32 @@ class LinearBench(Bench):
 
     def measure(self, name: str, model: Path | str) -> None:
         self.test(f"{name}{GREEDY}", model)
-        path = self.out / RECALL / f"{name}.json"
+        path = self.out / READING / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
-        write_json(path, recall(str(model), self.data, self.scale.recall_rows, self.scale.window_tokens))
+        write_json(path, read(str(model), self.data, self.scale.read_rows, self.scale.window_tokens))
         self.tidy()
 
 
-def recall(model: str, data: Path, rows: int, window: int) -> dict[str, list[int]]:
-    """[predicted, all] of nouns that a fact of the prompt says, by the upper bound of the distance in windows."""
+def read(model: str, data: Path, rows: int, window: int) -> dict[str, dict[str, list[float]]]:
+    """What a model makes of chains that it reads, by an upper bound in windows.
+
+    Returns:
+        `recall`: [predicted, all] of nouns that a fact of the prompt says, by the distance of the fact; and `loss`:
+        [nats, tokens] of completions, by the place of the token.
+    """
     import torch
+    from torch.nn.functional import cross_entropy
 
     from efficient_reasoning.checkpoint import load_model, load_tokenizer
+
+    def bound_of(tokens: int) -> str:
+        return next((str(bound) for bound in DISTANCES if tokens <= bound * window), "more")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network, tokenizer = load_model(model, device, None), load_tokenizer(Path(model))
     network.eval()
     [is_, a] = (tokenizer.encode(f"Alex {word}", add_special_tokens=False)[-1] for word in ("is", "a"))
-    counts = {str(bound): [0, 0] for bound in (*DISTANCES, "more")}
+    recalled, losses = ({bound: [0, 0] for bound in BOUNDS} for _ in range(2))
     for row in list(read_jsonl(data))[:rows]:
         prompt, completion = (
             tokenizer.encode(row[side], add_special_tokens=False) for side in ("prompt", "completion")
@@ -129,7 +141,14 @@ def recall(model: str, data: Path, rows: int, window: int) -> dict[str, list[int
         ids = prompt + completion
         said = {}  # where the question says of what (is a) that it is what
         with torch.no_grad():
-            best = network(torch.tensor([ids], device=device)).logits[0].argmax(-1).tolist()
+            inputs = torch.tensor([ids], device=device)
+            logits = network(inputs).logits[0].float()
+            nats = cross_entropy(logits[:-1], inputs[0, 1:], reduction="none").tolist()
+            best = logits.argmax(-1).tolist()
+        for place in range(len(prompt), len(ids)):
+            sums = losses[bound_of(place)]
+            sums[0] += nats[place - 1]
+            sums[1] += 1
         for place in range(len(ids) - 3):
             if ids[place + 1 : place + 3] != [is_, a]:
                 continue
@@ -137,11 +156,10 @@ def recall(model: str, data: Path, rows: int, window: int) -> dict[str, list[int
             if place + 3 < len(prompt):
                 said[fact] = place + 3
             elif fact in said:
-                far = (place + 3 - said[fact]) / window
-                bucket = counts[str(next((bound for bound in DISTANCES if far <= bound), "more"))]
+                bucket = recalled[bound_of(place + 3 - said[fact])]
                 bucket[0] += best[place + 2] == ids[place + 3]
                 bucket[1] += 1
-    return counts
+    return {"recall": recalled, "loss": losses}
 
 
 # ---- the arms ----
@@ -194,26 +212,20 @@ ARMS: Arms = {
 def kept(out: Path) -> str:
     """Accuracy, what it is of the base's, the gap closed, tokens, and recall by distance."""
     found: dict[str, list[np.ndarray]] = {}
-    recalled: dict[str, dict[str, np.ndarray]] = {}
     for path in sorted((out / "points").glob(f"*{GREEDY}.npz")):
-        arm = path.stem.removesuffix(GREEDY)
-        name = arm.partition("#")[0]
         with np.load(path) as arrays:
+            name = path.stem.removesuffix(GREEDY).partition("#")[0]
             found.setdefault(name, []).append(arrays[PLAIN].reshape(-1, arrays[PLAIN].shape[-1]))
-        counts = json.loads((out / RECALL / f"{arm}.json").read_text())
-        sums = recalled.setdefault(name, {bound: np.zeros(2) for bound in counts})
-        for bound, pair in counts.items():
-            sums[bound] += pair
+    recalled = sums_of(out, "recall")
     accuracy = {name: np.mean([values[:, 0].mean() for values in seeds]) for name, seeds in found.items()}
     base, without = (accuracy.get(name, np.nan) for name in ("base", "no transfer"))
-    far = [f"<= {bound}" if bound != "more" else bound for bound in next(iter(recalled.values()))]
     lines = [
-        f"| arm | seeds | accuracy | of the base's | gap closed | tokens | recall {' | '.join(far)} |",
-        f"| --- | ---: | ---: | ---: | ---: | ---: | {' | '.join('---:' for _ in far)} |",
+        f"| arm | seeds | accuracy | of the base's | gap closed | tokens | recall {' | '.join(headings())} |",
+        f"| --- | ---: | ---: | ---: | ---: | ---: | {' | '.join('---:' for _ in BOUNDS)} |",
     ]
     for name, seeds in sorted(found.items(), key=lambda item: -accuracy[item[0]]):
         tokens = np.mean([values[:, 1].mean() for values in seeds])
-        shares = [f"{hit / max(1, count):.1%}" for hit, count in recalled[name].values()]
+        shares = [f"{hit / max(1, count):.1%}" for hit, count in recalled[name]]
         gap = (accuracy[name] - without) / (base - without)
         lines.append(
             f"| {name} | {len(seeds)} | {accuracy[name]:.1%} | {accuracy[name] / base:.1%} | {gap:.0%} | {tokens:.1f} "
@@ -222,5 +234,34 @@ def kept(out: Path) -> str:
     return "\n".join(lines)
 
 
+def lengths(out: Path) -> str:
+    """Nats a token by the windows before it, and how many more than the base's."""
+    sums = sums_of(out, "loss")
+    base = sums.get("base", np.full((len(BOUNDS), 2), np.nan))
+    lines = [
+        f"| arm | nats a token, windows {' | '.join(headings())} |",
+        f"| --- | {' | '.join('---:' for _ in BOUNDS)} |",
+    ]
+    for name, own in sums.items():
+        pairs = zip(own, base, strict=True)  # [nats, tokens] of both, per bound
+        cells = [f"{n / t:.4f} ({n / t / (m / u) - 1:+.1%})" if t else "" for (n, t), (m, u) in pairs]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sums_of(out: Path, kind: str) -> dict[str, np.ndarray]:
+    """What `read` counted (bounds, 2), summed over the seeds of each arm."""
+    sums: dict[str, np.ndarray] = {}
+    for path in sorted((out / READING).glob("*.json")):
+        counts = json.loads(path.read_text())[kind]
+        name = path.stem.partition("#")[0]
+        sums[name] = sums.get(name, 0) + np.array([counts[bound] for bound in BOUNDS], float)
+    return sums
+
+
+def headings() -> list[str]:
+    return [f"<= {bound}" if bound != "more" else bound for bound in BOUNDS]
+
+
 if __name__ == "__main__":
-    run_bench(LinearBench, ARMS, SCALES, "runs/linear", __doc__, {"table.md": kept})
+    run_bench(LinearBench, ARMS, SCALES, "runs/linear", __doc__, {"table.md": kept, "length.md": lengths})
