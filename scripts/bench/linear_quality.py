@@ -15,22 +15,25 @@ looks up facts of a question of some 220, and a window of 64 tokens holds few of
    often it is, by how many windows back the fact is.
 5. *Length*: nats a token of these chains, by how many windows stand before the token, beside the base's on the same
    tokens.
+6. *Votes*: the base, `linearized` and `3:1` sample, each with the device to itself behind all other arms; what the
+   most frequent of k answers is worth, and the seconds a problem that k samples take (arXiv 2504.10449).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from efficient_reasoning.files import read_jsonl, write_json
-from scripts.bench.arms import GREEDY, Arm, Arms, Bench, Scale, flags, run_bench
+from scripts.bench.arms import GREEDY, SAMPLING, Arm, Arms, Bench, Scale, flags, run_bench
 
 SEEDS = 3
-READING = "reading"
+READING, VOTES = "reading", "votes"
 DISTANCES = (1, 2, 4, 8)  # in windows, upper bounds
 BOUNDS = (*map(str, DISTANCES), "more")
 PLAIN = "budget-forcing@None"
@@ -45,6 +48,7 @@ class LinearScale(Scale):
         window_tokens: of linearized layers, and of `window only`.
         transfer_rate, lora_rate: learning rates.
         read_rows: chains that are read.
+        vote_problems, votes: problems, and samples of each; the latter a power of two.
     """
 
     task: str = "graph_paths"
@@ -58,12 +62,22 @@ class LinearScale(Scale):
     transfer_rate: float = 1e-2
     lora_rate: float = 2e-3
     read_rows: int = 500
+    vote_problems: int = 256
+    votes: int = 32
 
 
 SCALES = {
     "full": LinearScale(),
     "toy": LinearScale(
-        problems=16, steps=2, batch_size=4, test_problems=4, max_new_tokens=320, window_tokens=8, read_rows=4
+        problems=16,
+        steps=2,
+        batch_size=4,
+        test_problems=4,
+        max_new_tokens=320,
+        window_tokens=8,
+        read_rows=4,
+        vote_problems=2,
+        votes=2,
     ),
 }
 
@@ -195,6 +209,35 @@ def window_only(bench: LinearBench) -> None:
     bench.measure("window only#0", bench.train("window only", bench.data, model=folder, **LORA, **settings))
 
 
+def votes(name: str) -> Arm:
+    """Samples of the base, or of what the arm of this name has made."""
+
+    def arm(bench: LinearBench) -> None:
+        from efficient_reasoning import load_reasoner
+        from efficient_reasoning.traces import sample_traces
+
+        model = bench.base if name == "base" else bench.out / "models" / f"{name}-0"
+        reasoner = load_reasoner(str(model), bench.backend)
+        for folder, seed in (("warm", 2), (VOTES, 1)):  # the first time steps are captured
+            path = bench.out / folder / f"{name}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            sample_traces(
+                reasoner,
+                bench.problems[: bench.scale.vote_problems],
+                strategies=["budget-forcing"],
+                budgets=[None],
+                samples_per_problem=bench.scale.votes,
+                **SAMPLING,
+                max_new_tokens=bench.scale.max_new_tokens,
+                seed=seed,
+                path=path,
+                config_path=path.with_suffix(".yaml"),
+            )
+
+    return arm
+
+
+VOTERS = ("base", "linearized", "3:1")
 ARMS: Arms = {
     "base": teacher,
     **{f"linearized#{seed}": converted("linearized", seed) for seed in range(SEEDS)},
@@ -203,6 +246,7 @@ ARMS: Arms = {
     "window only#0": window_only,
     "no window#0": converted("no window", 0, window=2),
     "swap#0": converted("swap", 0, transfer=False, window=2),
+    **{f"votes {name}": votes(name) for name in VOTERS},
 }
 
 
@@ -249,6 +293,29 @@ def lengths(out: Path) -> str:
     return "\n".join(lines)
 
 
+def voted(out: Path) -> str:
+    """Seconds a problem of k samples, and how often their most frequent answer is right, over all groups of k."""
+    lines = ["| arm | votes | seconds | accuracy |", "| --- | ---: | ---: | ---: |"]
+    for path in sorted((out / VOTES).glob("*.jsonl")):
+        samples: dict[str, list[dict]] = {}
+        for trace in sorted(read_jsonl(path), key=lambda trace: trace["sample_index"]):
+            samples.setdefault(trace["id"], []).append(trace)
+        count = len(next(iter(samples.values())))
+        seconds = np.mean([trace["spend"]["seconds"] for traces in samples.values() for trace in traces])
+        for k in (1 << power for power in range(count.bit_length())):
+            groups = (traces[first : first + k] for traces in samples.values() for first in range(0, count, k))
+            accuracy = np.mean([is_right(group) for group in groups])
+            lines.append(f"| {path.stem} | {k} | {k * seconds:.5f} | {accuracy:.1%} |")
+    return "\n".join(lines)
+
+
+def is_right(traces: list[dict]) -> bool:
+    """Whether the answer that most of them give, the first of equals, is the correct one."""
+    answers = Counter(trace["final_answer"] for trace in traces if trace["final_answer"] is not None)
+    chosen = answers.most_common(1)[0][0] if answers else None
+    return any(trace["correct"] for trace in traces if trace["final_answer"] == chosen)
+
+
 def sums_of(out: Path, kind: str) -> dict[str, np.ndarray]:
     """What `read` counted (bounds, 2), summed over the seeds of each arm."""
     sums: dict[str, np.ndarray] = {}
@@ -264,4 +331,5 @@ def headings() -> list[str]:
 
 
 if __name__ == "__main__":
-    run_bench(LinearBench, ARMS, SCALES, "runs/linear", __doc__, {"table.md": kept, "length.md": lengths})
+    tables = {"table.md": kept, "length.md": lengths, "votes.md": voted}
+    run_bench(LinearBench, ARMS, SCALES, "runs/linear", __doc__, tables, [f"votes {name}" for name in VOTERS])
