@@ -182,10 +182,12 @@ class Stream:
     def _encode_pairs(self, rows: list[dict]) -> list[dict]:
         from trl.data_utils import is_conversational
 
-        is_chat = bool(self.tokenizer.chat_template) and is_conversational(rows[0])
+        keys = ("prompt", "completion")
+        rows = [row for row in rows if all(row[key] for key in keys)]
+        is_chat = bool(self.tokenizer.chat_template and rows) and is_conversational(rows[0])
         if is_chat:
             rows = [self._render(row) for row in rows if not row.get("truncated")]  # a template ends what it renders
-        rows = [row for row in rows if all(self._is_text(row[key], key) for key in ("prompt", "completion"))]
+        rows = [row for row in rows if all(self._is_text(row[key], key) for key in keys)]
         if not rows:
             return []
         # A template writes the tokens that begin a text itself.
@@ -200,11 +202,17 @@ class Stream:
 
     def _render(self, row: dict) -> dict:
         """Messages as inference renders them, thinking included."""
+        from jinja2 import TemplateError
         from trl.data_utils import apply_chat_template
 
         messages = {key: row[key] for key in ("prompt", "completion")}
-        options = template_kwargs(self.tokenizer)
-        return apply_chat_template(messages, self.tokenizer, chat_template=self._template, **options)
+        options = {"chat_template": self._template, **template_kwargs(self.tokenizer)}
+        try:
+            return apply_chat_template(messages, self.tokenizer, **options)
+        except (TemplateError, LookupError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"{self.source.name}: the chat template cannot render a row's messages ({error}); correct them."
+            ) from None
 
     @cached_property
     def _template(self) -> str | None:
