@@ -167,6 +167,8 @@ def test_a_dry_run_trains_nothing(linearize, tmp_path, capsys):
         ("transfer", {"window_tokens": 1}, "window_tokens is 1; give at least 2"),
         ("transfer", {"softmax_layers": 0}, "has layers 0 to 0, of which one at least must be linearized"),
         ("transfer", {"softmax_layers": 3}, "has layers 0 to 0"),
+        ("transfer", {"softmax_layers": 3, "dry_run": True}, "has layers 0 to 0"),
+        ("transfer", {"window_tokens": 1, "dry_run": True}, "window_tokens is 1; give at least 2"),
         ("transfer", {"kl_coef": 1.0}, "kl_coef is of stage finetune; leave it out"),
         ("finetune", {"kl_coef": -1.0}, "kl_coef at least 0"),
         ("finetune", {"lora_rank": 0}, "lora_rank must be at least 1"),
