@@ -66,7 +66,7 @@ class LinearizeArguments(FinetuningArguments):
         Raises:
             BadInput: it cannot.
         """
-        from efficient_reasoning.linear.conversion import check_convertible
+        from efficient_reasoning.linear.conversion import check_convertible, check_shape
         from efficient_reasoning.linear.hybrid import check_hybrid
 
         if self.stage == "hybrid":
@@ -75,6 +75,7 @@ class LinearizeArguments(FinetuningArguments):
             check_convertible(self.model, config)
             if self.window_tokens is None:
                 raise BadInput(f"{self.model} has softmax attention; give window_tokens, such as 64.")
+            check_shape(self.model, config, self.window_tokens, self.softmax_layers)
         elif self.window_tokens is not None or self.softmax_layers:
             raise BadInput(f"{self.model} is linearized already; leave out window_tokens and softmax_layers.")
         elif self.kl_coef and method != METHODS["transfer"]:

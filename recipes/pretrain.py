@@ -85,6 +85,8 @@ class PretrainArguments(RecipeArguments):
             raise BadInput("num_shards must be at least 1, num_rows as many, and vocab_size 260; correct them.")
         if self.shuffle_rows < 1:
             raise BadInput(f"shuffle_rows is {self.shuffle_rows}; give at least 1.")
+        if self.max_row_tokens < 2:
+            raise BadInput(f"max_row_tokens is {self.max_row_tokens}; give at least 2.")
         if self.empty_weight < 0:
             raise BadInput(f"empty_weight is {self.empty_weight}; it must be 0 or more.")
 

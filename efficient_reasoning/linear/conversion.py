@@ -41,6 +41,22 @@ def check_convertible(name: str, config: PretrainedConfig) -> None:
         raise BadInput(f"{name}: is a {config.model_type}; models of {', '.join(ARCHITECTURES)} can be linearized.")
 
 
+def check_shape(name: str, config: PretrainedConfig, window_tokens: int, softmax_layers: Collection[int]) -> None:
+    """Whether a model can get this window, and keep these layers.
+
+    Raises:
+        BadInput: a window or layers that mean nothing.
+    """
+    layers = range(config.num_hidden_layers)
+    if not set(softmax_layers) < set(layers):
+        raise BadInput(
+            f"softmax_layers is {sorted(softmax_layers)}, and {name} has layers 0 to {layers[-1]}, of which one at "
+            "least must be linearized; correct it."
+        )
+    if window_tokens < 2:
+        raise BadInput(f"window_tokens is {window_tokens}; give at least 2.")
+
+
 def linearize(
     model: PreTrainedModel, window_tokens: int, softmax_layers: Collection[int] = ()
 ) -> LinearizedForCausalLM:
@@ -57,14 +73,8 @@ def linearize(
     config = model.config
     name = config.name_or_path or config.model_type
     check_convertible(name, config)
+    check_shape(name, config, window_tokens, softmax_layers)
     layers = range(config.num_hidden_layers)
-    if not set(softmax_layers) < set(layers):
-        raise BadInput(
-            f"softmax_layers is {sorted(softmax_layers)}, and {name} has layers 0 to {layers[-1]}, of which one at "
-            "least must be linearized; correct it."
-        )
-    if window_tokens < 2:
-        raise BadInput(f"window_tokens is {window_tokens}; give at least 2.")
     attention = model.base_model.layers[0].self_attn
     known = {each.name for each in dataclasses.fields(LinearizedConfig)} - _REPLACED
     kept = {key: value for key, value in config.to_dict().items() if key in known}

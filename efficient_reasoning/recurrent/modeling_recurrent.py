@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel, StaticCache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding
@@ -156,7 +156,8 @@ class RecurrentModel(RecurrentPreTrainedModel):
             head: makes logits of hidden states, which adaptive exit compares; None runs every iteration.
 
         Raises:
-            ValueError: both or neither of ids and embeddings, or a cache that was filled at another depth.
+            ValueError: both or neither of ids and embeddings, a cache that was filled at another depth, or adaptive
+                exit with one that is laid out beforehand.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either input_ids or inputs_embeds.")
@@ -209,6 +210,8 @@ class RecurrentModel(RecurrentPreTrainedModel):
 
         iterations = torch.full((len(embedded),), depth, device=embedded.device)
         if config.exit_kl is not None and head is not None and past and embedded.shape[1] == 1 and not self.training:
+            if isinstance(past_key_values, StaticCache):
+                raise ValueError("Adaptive exit takes a cache that grows; leave out cache_implementation, or exit_kl.")
 
             def look(state: torch.Tensor) -> torch.Tensor:
                 return head(read_out(state, is_read_only=True))

@@ -68,24 +68,29 @@ class Base:
         return create_model_from_path(self.path, **options)
 
     def training_template(self) -> str | None:
-        """The chat template to train with: its own where that keeps the thinking of finished turns, else TRL's.
+        """As the function of this name."""
+        return training_template(self.name, self.tokenizer, self.thinking)
 
-        Raises:
-            BadInput: TRL does not know the template.
-        """
-        from trl.chat_template_utils import get_training_chat_template
 
-        from efficient_reasoning.prompts import keeps_thinking
+def training_template(name: str, tokenizer: PreTrainedTokenizerBase, thinking: ThinkingFormat) -> str | None:
+    """The chat template to train with: its own where that keeps the thinking of finished turns, else TRL's.
 
-        if keeps_thinking(self.tokenizer, self.thinking):
-            return self.tokenizer.chat_template
-        try:
-            return get_training_chat_template(self.tokenizer)
-        except ValueError:
-            raise BadInput(
-                f"{self.name}: its chat template strips the thinking of finished turns, and TRL has no version of it "
-                "that does not; save the tokenizer with a chat_template that keeps it."
-            ) from None
+    Raises:
+        BadInput: TRL does not know the template.
+    """
+    from trl.chat_template_utils import get_training_chat_template
+
+    from efficient_reasoning.prompts import keeps_thinking
+
+    if keeps_thinking(tokenizer, thinking):
+        return tokenizer.chat_template
+    try:
+        return get_training_chat_template(tokenizer)
+    except ValueError:
+        raise BadInput(
+            f"{name}: its chat template strips the thinking of finished turns, and TRL has no version of it "
+            "that does not; save the tokenizer with a chat_template that keeps it."
+        ) from None
 
 
 def load_base(model: str, trains_latents: bool = False) -> Base:

@@ -92,7 +92,7 @@ def _from_files(name: str) -> Source:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in _KINDS)
     else:
-        files = sorted(map(Path, glob.glob(str(path), recursive=True)))
+        files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path), recursive=True)))
     kinds = sorted({file.suffix for file in files})
     if not files:
         raise BadInput(f"{name}: no .jsonl or .parquet file there; check the path, or write hub:NAME for the Hub.")

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,10 @@ import numpy as np
 
 from efficient_reasoning.contamination import TrainingProblems
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.prompts import template_kwargs
 from efficient_reasoning.scratch import make_tokenizer
+from efficient_reasoning.thinking import ThinkingFormat
+from efficient_reasoning.training.base import training_template
 from efficient_reasoning.training.sources import Source, open_source
 
 if TYPE_CHECKING:
@@ -176,16 +180,18 @@ class Stream:
         return encoded
 
     def _encode_pairs(self, rows: list[dict]) -> list[dict]:
-        from trl.data_utils import apply_chat_template, is_conversational
+        from trl.data_utils import is_conversational
 
-        is_chat = bool(self.tokenizer.chat_template) and is_conversational(rows[0])
+        keys = ("prompt", "completion")
+        rows = [row for row in rows if all(row[key] for key in keys)]
+        is_chat = bool(self.tokenizer.chat_template and rows) and is_conversational(rows[0])
         if is_chat:
-            keys = ("prompt", "completion")
-            rows = [row | apply_chat_template({key: row[key] for key in keys}, self.tokenizer) for row in rows]
-        rows = [row for row in rows if all(self._is_text(row[key], key) for key in ("prompt", "completion"))]
+            rows = [self._render(row) for row in rows if not row.get("truncated")]  # a template ends what it renders
+        rows = [row for row in rows if all(self._is_text(row[key], key) for key in keys)]
         if not rows:
             return []
-        prompts = self.tokenizer([row["prompt"] for row in rows])["input_ids"]
+        # A template writes the tokens that begin a text itself.
+        prompts = self.tokenizer([row["prompt"] for row in rows], add_special_tokens=not is_chat)["input_ids"]
         completions = self.tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
         encoded = []
         for row, prompt, ids in zip(rows, prompts, completions, strict=True):
@@ -193,6 +199,25 @@ class Stream:
             if len(prompt) + len(completion) <= self.max_row_tokens:
                 encoded.append({"input_ids": prompt + completion, "labels": [-100] * len(prompt) + completion})
         return encoded
+
+    def _render(self, row: dict) -> dict:
+        """Messages as inference renders them, thinking included."""
+        from jinja2 import TemplateError
+        from trl.data_utils import apply_chat_template
+
+        messages = {key: row[key] for key in ("prompt", "completion")}
+        options = {"chat_template": self._template, **template_kwargs(self.tokenizer)}
+        try:
+            return apply_chat_template(messages, self.tokenizer, **options)
+        except (TemplateError, LookupError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"{self.source.name}: the chat template cannot render a row's messages ({error}); correct them."
+            ) from None
+
+    @cached_property
+    def _template(self) -> str | None:
+        thinking = ThinkingFormat.from_tokenizer(self.tokenizer)
+        return training_template(self.tokenizer.name_or_path, self.tokenizer, thinking)
 
     def _nothing(self) -> BadInput:
         return BadInput(

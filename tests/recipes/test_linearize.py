@@ -99,9 +99,9 @@ def test_a_process_without_this_toolkit_gives_the_same_tokens(transferred, tmp_p
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
-def test_what_later_stages_make_of_it_has_its_code(transferred, argv, data, tmp_path):
-    words = argv("sft_compress", model=transferred, data=data / "sft.jsonl", gradient_checkpointing=True)
-    run("sft_compress", words)
+@pytest.mark.parametrize("recipe", ["sft_compress", "rl_length"])
+def test_what_later_stages_make_of_it_has_its_code(transferred, argv, tmp_path, recipe):
+    run(recipe, argv(recipe, model=transferred, gradient_checkpointing=True))
     assert {path.name for path in (tmp_path / "run").glob("*.py")} == FILES
     _, report = AutoModelForCausalLM.from_pretrained(tmp_path / "run", output_loading_info=True)
     assert not any(report.values())
@@ -167,6 +167,8 @@ def test_a_dry_run_trains_nothing(linearize, tmp_path, capsys):
         ("transfer", {"window_tokens": 1}, "window_tokens is 1; give at least 2"),
         ("transfer", {"softmax_layers": 0}, "has layers 0 to 0, of which one at least must be linearized"),
         ("transfer", {"softmax_layers": 3}, "has layers 0 to 0"),
+        ("transfer", {"softmax_layers": 3, "dry_run": True}, "has layers 0 to 0"),
+        ("transfer", {"window_tokens": 1, "dry_run": True}, "window_tokens is 1; give at least 2"),
         ("transfer", {"kl_coef": 1.0}, "kl_coef is of stage finetune; leave it out"),
         ("finetune", {"kl_coef": -1.0}, "kl_coef at least 0"),
         ("finetune", {"lora_rank": 0}, "lora_rank must be at least 1"),

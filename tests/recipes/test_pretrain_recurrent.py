@@ -52,13 +52,16 @@ def test_a_cut_run_goes_on_with_the_depths_of_an_uninterrupted_one(argv, tmp_pat
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}])
-def test_sft_goes_on_from_it(argv, tmp_path, settings):
+@pytest.mark.parametrize(
+    ("recipe", "settings"), [("sft_compress", {}), ("sft_compress", {"lora_rank": 2}), ("rl_length", {"max_steps": 1})]
+)
+def test_later_stages_go_on_from_it(argv, tmp_path, recipe, settings):
     run("pretrain", argv("pretrain", output_dir=tmp_path / "base", architecture=json.dumps(ARCHITECTURE), max_steps=1))
-    run("sft_compress", argv("sft_compress", model=tmp_path / "base", **settings))
+    run(recipe, argv(recipe, model=tmp_path / "base", **settings))
     metadata = check_output(tmp_path / "run", is_own_architecture=True)
-    assert (metadata.stage, metadata.depth) == ("sft", 3)
-    assert weights(tmp_path / "run") != weights(tmp_path / "base")
+    assert (metadata.stage, metadata.depth) == (recipe[: recipe.index("_")], 3)
+    if recipe == "sft_compress":  # without an answer that is right, nothing is learnt from rewards
+        assert weights(tmp_path / "run") != weights(tmp_path / "base")
 
 
 @pytest.mark.slow

@@ -233,3 +233,12 @@ def test_a_cache_of_another_depth_is_refused():
     model.config.depth = 3
     with pytest.raises(ValueError, match="The cache has 6 layers, and 3 iterations take 8"):
         model(rows[:, :1], past_key_values=cache)
+
+
+def test_adaptive_exit_is_refused_with_a_cache_that_is_laid_out_beforehand():
+    model, options = tiny(), {"max_new_tokens": 4, "do_sample": False}
+    expected = model.generate(ids(2, 5), **options)
+    assert torch.equal(model.generate(ids(2, 5), cache_implementation="static", **options), expected)
+    model.config.exit_kl = 1e-3
+    with pytest.raises(ValueError, match="takes a cache that grows; leave out cache_implementation"):
+        model.generate(ids(2, 5), cache_implementation="static", **options)

@@ -145,6 +145,51 @@ def test_messages_are_rendered_where_there_is_a_template(tmp_path):
     assert tokenizer.decode([label for label in encoded["labels"] if label != -100]) == "2<|end|>"
 
 
+def test_messages_are_rendered_once_whole_and_ended_if_they_did(tmp_path):
+    """A template that begins a text begins it alone; thinking is learnt, and no turn ends that was cut off."""
+    from tokenizers.processors import TemplateProcessing
+    from trl.chat_template_utils import qwen3_chat_template
+
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "1"}],
+            "completion": [{"role": "assistant", "content": "<think>2</think>3"}],
+            "truncated": truncated,
+        }
+        for truncated in (False, True)
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    tokenizer = make_tokenizer("bpe", ["u1a23"], 260)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    begin = tokenizer.bos_token_id
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", begin)])
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['role'][0] }}{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}a{% endif %}"
+    )
+    [encoded] = stream(tmp_path, tokenizer).encode(rows)
+    assert tokenizer.decode(encoded["input_ids"]) == "<s>u1<|end|>a<think>2</think>3<|end|>"
+    strips = "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']"
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", strips)
+    with pytest.raises(BadInput, match="strips the thinking of finished turns"):
+        stream(tmp_path, tokenizer).encode(rows)
+    tokenizer.chat_template = qwen3_chat_template
+    [encoded] = stream(tmp_path, tokenizer, max_row_tokens=99).encode(rows)
+    assert "2</think>3" in tokenizer.decode(encoded["input_ids"]).replace("\n", "")
+
+
+@pytest.mark.parametrize("prompt", [[{"content": "1"}], "1"])
+def test_messages_that_cannot_be_rendered_are_told_and_none_at_all_left_out(tmp_path, prompt):
+    row = {"prompt": [{"role": "user", "content": "1"}], "completion": [{"role": "assistant", "content": "2"}]}
+    write_jsonl(tmp_path / "rows.jsonl", [row])
+    tokenizer = make_tokenizer("bpe", ["u1a2"], 260)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'][0] }}{{ m['content'] }}{% endfor %}"
+    reader = stream(tmp_path, tokenizer)
+    assert len(reader.encode([row | {"prompt": None}, row, row | {"completion": []}])) == 1
+    with pytest.raises(BadInput, match="the chat template cannot render a row's messages"):
+        reader.encode([row, row | {"prompt": prompt}])
+
+
 def test_parquet_streams_as_lines_do(folder, tmp_path, tokenizer):
     from datasets import Dataset
 
@@ -170,6 +215,11 @@ def test_sources_that_cannot_be_used(tmp_path, name, content, sentence):
     (tmp_path / name).write_text(content)
     with pytest.raises(BadInput, match=sentence):
         open_source(str(tmp_path / name))
+
+
+def test_a_name_is_no_pattern_where_a_file_has_it(tmp_path):
+    write_jsonl(tmp_path / "rows[1].jsonl", [{"text": "1"}])
+    assert open_source(str(tmp_path / "rows[1].jsonl")).head(2) == [{"text": "1"}]
 
 
 def test_places_without_rows(tmp_path):
