@@ -353,6 +353,7 @@ def test_a_run_knows_the_files_that_its_strategies_name(tmp_path):
     others = []
     for text in ("one", "two"):
         probe.write_text(text)
-        others.append(traces_module._others([f"probe-switch?probe={probe}&threshold=0.1", "budget-forcing?wait_text=probe"]))
+        strategies = [f"probe-switch?probe={probe}&threshold=0.1", "budget-forcing?wait_text=probe"]
+        others.append(traces_module._others(strategies))
     assert [list(found) for found in others] == [[str(probe)]] * 2
     assert others[0] != others[1]
