@@ -110,7 +110,6 @@ MAMBA = "{model_type: mamba, hidden_size: 16, num_hidden_layers: 1, state_size: 
         ({"task": "sums"}, "task is for a task, and data is given; leave one of them out"),
         ({"num_rows": 5}, "num_rows is for a task, and data is given; leave one of them out"),
         ({"data": None}, "shuffle_rows is for data, and none is given; leave one of them out"),
-        ({"data": None, "shuffle_rows": None, "tokenizer": "overthinker"}, "tokenizer is 'overthinker'; of a task"),
         ({"shuffle_rows": 0}, "shuffle_rows is 0; give at least 1"),
         ({"max_row_tokens": 0}, "max_row_tokens is 0; give at least 2"),
         ({"max_steps": None}, "max_steps is missing, and a stream has no end of its own"),
