@@ -84,6 +84,18 @@ def test_a_plan_is_not_planned_with(tmp_path):
     assert plan([run], 100).chosen.strategy == "adaptive-consistency"
 
 
+def test_runs_of_plans_alone_leave_nothing_to_choose_from(tmp_path):
+    with pytest.raises(BadInput, match="run: holds points of planned alone"):
+        plan([write_run(tmp_path / "run", {("planned", None): (1.0, 1, 1)})], 100)
+
+
+def test_operations_that_a_backend_does_not_know_are_not_planned_with(tmp_path):
+    run = write_run(tmp_path / "run", backend="vllm")
+    assert plan([run], 1000).chosen.accuracy == 1.0
+    with pytest.raises(BadInput, match=r"run: backend vllm does not know .* in operations; plan for tokens or seconds"):
+        plan([run], 1e9, "flops")
+
+
 @pytest.fixture
 def checkpoint(tiny_model, tmp_path):
     """A folder of ours."""
