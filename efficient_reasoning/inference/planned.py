@@ -37,7 +37,9 @@ class Planned:
         inner = reasoner.strategy(point["strategy"])
 
         def solve(assignment: Assignment) -> Steps:
-            limits = [limit for limit in (assignment.budget_tokens, point["budget_tokens"]) if limit is not None]
+            limits = [] if assignment.budget_tokens is None else [assignment.budget_tokens]
+            if point["budget_tokens"] is not None:  # which held the latents, too, when it was measured
+                limits.append(point["budget_tokens"] - assignment.latents)
             return inner.solve(replace(assignment, budget_tokens=min(limits, default=None)))
 
         return Bound(solve)

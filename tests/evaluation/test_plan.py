@@ -11,7 +11,9 @@ from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation import plan
+from efficient_reasoning.inference.mock_engine import MockEngine
 from efficient_reasoning.traces import FORMAT
+from tests.inference.minds import PLAIN, WORD, reasoner_of, stubborn
 
 # By (strategy, budget): accuracy, mean cost and the upper end of its interval.
 POINTS = {
@@ -122,6 +124,17 @@ def test_a_checkpoint_remembers_one_plan_a_budget_and_solves_by_it(tmp_path, che
     assert at_once == solve(reasoner, "Compute 3 + 4.", "no-thinking")
     with pytest.raises(BadInput, match=r"name one of planned\?tokens=20, planned\?tokens=70"):
         solve(reasoner, "Compute 3 + 4.", "planned")
+
+
+def test_a_planned_budget_holds_the_latents_that_it_held_when_it_was_measured():
+    point = {"strategy": "budget-forcing", "budget_tokens": 40, "planned_for": {"tokens": 50}}
+    reasoner = reasoner_of(MockEngine(stubborn(WORD, PLAIN), PLAIN.eos_ids), PLAIN)
+    reasoner = dataclasses.replace(
+        reasoner, metadata=ReasoningMetadata("sft", "sft", operating_points=[point]), latent_ids=(WORD,) * 8
+    )
+    measured = solve(reasoner, "so so?", "budget-forcing", 40)
+    assert measured.spend.tokens == 40
+    assert solve(reasoner, "so so?", "planned").spend.tokens == 40
 
 
 def test_a_checkpoint_without_a_plan_says_how_to_get_one(checkpoint):
