@@ -88,5 +88,5 @@ def hand_over(assignment: Assignment, other: Reasoner) -> Assignment:
         thinking=other.thinking,
         render=render,
         latents=0,
-        engine=other.closing_engine(),
+        engine=other.closing_engine,
     )
