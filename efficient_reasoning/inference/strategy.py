@@ -235,9 +235,9 @@ def get_strategy(name: str, **parameters) -> Strategy:
         BadInput: unknown name or parameter, or a value that the parameter does not take; near names are listed.
     """
     name, given = split_parameters(name)
-    if name not in _STRATEGIES:
-        raise BadInput(f"Unknown strategy {name!r}{near(name, _STRATEGIES)}")
-    module, _, cls = _STRATEGIES[name].partition(":")
+    if name not in STRATEGIES:
+        raise BadInput(f"Unknown strategy {name!r}{near(name, STRATEGIES)}")
+    module, _, cls = STRATEGIES[name].partition(":")
     chosen = getattr(importlib.import_module(f"efficient_reasoning.inference.{module}"), cls)
     accepted = inspect.signature(chosen).parameters
     for key in (*given, *parameters):
@@ -251,7 +251,7 @@ def get_strategy(name: str, **parameters) -> Strategy:
     return chosen(**written, **parameters)
 
 
-_STRATEGIES = {  # imported when they are asked for
+STRATEGIES = {  # imported when they are asked for
     "adaptive-consistency": "search.voting:AdaptiveConsistency",
     "beam-search": "search.beam_search:BeamSearch",
     "best-of-n": "search.reranking:BestOfN",
