@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, get_args, get_type_hints
+from typing import Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.config import read_value, split_parameters
@@ -246,8 +246,10 @@ def get_strategy(name: str, **parameters) -> Strategy:
     for key, parameter in accepted.items():
         if parameter.default is parameter.empty and key not in given and key not in parameters:
             raise BadInput(f"Strategy {name!r} needs {key}; write {name}?{key}=VALUE.")
+    hints = get_type_hints(chosen)
     # Where text may stand for an object, what is written is text: a folder may be called 100.
-    hints = {key: str if str in get_args(hint) else hint for key, hint in get_type_hints(chosen).items()}
+    is_text = {key: str in get_args(hint) and get_origin(hint) is not tuple for key, hint in hints.items()}
+    hints = {key: str if is_text[key] else hint for key, hint in hints.items()}
     written = {key: read_value(f"Strategy {name!r}: {key}", hints[key], text) for key, text in given.items()}
     return chosen(**written, **parameters)
 
