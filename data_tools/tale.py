@@ -150,7 +150,7 @@ def _search(
         )
     ]
     found = []
-    for trace, (response, tokens) in zip(traces, run_all(engine.closing_engine(), searches), strict=True):
+    for trace, (response, tokens) in zip(traces, run_all(engine.closing_engine, searches), strict=True):
         if tokens is None:
             found.append(None)
             continue

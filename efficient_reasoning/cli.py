@@ -422,10 +422,18 @@ def _budgets(text: str) -> list[int | None]:
 
 
 def _strategies(text: str) -> list[str]:
-    """Split at the commas between names; those of a parameter, as in `?wait_text=Hmm, wait`, stay."""
+    """Split at the commas between names; those of a parameter, as in `?small=runs/3,large`, stay."""
     import re
 
-    return re.split(r",(?=[a-z][a-z0-9-]*(?:[?,]|$))", text)
+    from efficient_reasoning.inference import STRATEGIES
+
+    found: list[str] = []
+    for part in re.split(r",(?=[a-z][a-z0-9-]*(?:[?,]|$))", text):
+        if found and "?" in found[-1] and "?" not in part and part not in STRATEGIES:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
 
 
 def _tasks(text: str) -> list[str]:

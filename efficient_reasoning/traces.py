@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from efficient_reasoning.checkpoint import weights_fingerprint
 from efficient_reasoning.config import split_parameters
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import atomic_file, digest, lock, read_jsonl, read_placed_jsonl
+from efficient_reasoning.inference.strategy import get_strategy
 from efficient_reasoning.prompts import conversation, is_turn
 from efficient_reasoning.scribes import Scribes, Solved
 
@@ -125,7 +127,7 @@ def sample_traces(
         "problems_fingerprint": _fingerprint(problems),
         "weights": reasoner.weights,
         "backend": reasoner.backend,
-        "others": _others(strategies),
+        "others": _others(strategies, reasoner),
         "format": FORMAT,
         **(examples.settings if examples else {}),
     }
@@ -243,14 +245,22 @@ def _fingerprint(problems: Sequence[Mapping]) -> str:
     return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()
 
 
-def _others(strategies: Sequence[str]) -> dict[str, str]:
-    """What strategies name beside the model, by path: fingerprints of models and files, which may change in place."""
-    named = {str(value) for strategy in strategies for value in split_parameters(strategy)[1].values()}
-    found = {}
+def _others(strategies: Sequence[str], reasoner: Reasoner) -> dict[str, str]:
+    """What strategies name beside the model and may change in place: fingerprints of models and files, by path, and
+    the settings of plans, by the strategy that follows them.
+    """
+    found, settings = {}, []
+    for strategy in strategies:
+        if split_parameters(strategy)[0] == "planned":
+            point = get_strategy(strategy).setting(reasoner)
+            found[strategy] = f"{point['strategy']}, {budget_label(point['budget_tokens'])}"
+            strategy = point["strategy"]
+        settings.append(strategy)
+    named = {value for strategy in settings for value in split_parameters(strategy)[1].values()}
     for path in sorted(named):
-        if Path(path).is_dir():
+        if os.path.isdir(path):  # `Path.is_dir` refuses texts that are too long for a path
             found[path] = weights_fingerprint(path)
-        elif Path(path).is_file():
+        elif os.path.isfile(path):
             found[path] = digest([path])
     return {path: fingerprint for path, fingerprint in found.items() if fingerprint is not None}
 

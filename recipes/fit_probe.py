@@ -13,15 +13,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from efficient_reasoning.config import parse
 from efficient_reasoning.errors import BadInput, run
+
+if TYPE_CHECKING:
+    from efficient_reasoning.thinking import ThinkingFormat
 
 
 @dataclass(kw_only=True)
@@ -44,6 +48,8 @@ class FitProbeArguments:
     def __post_init__(self) -> None:
         if not 0 < self.held_out_share < 1:
             raise BadInput(f"held_out_share is {self.held_out_share}; give a share between 0 and 1.")
+        if not 0 <= self.accuracy_loss <= 1:
+            raise BadInput(f"accuracy_loss is {self.accuracy_loss}; give a share of 0 to 1.")
 
 
 class Mode(NamedTuple):
@@ -54,15 +60,22 @@ class Mode(NamedTuple):
     cost: float
 
 
-def read_mode(path: str, cost: str) -> dict[str, Mode]:
-    """By the id of the problem."""
+def read_mode(path: str, cost: str, thinking: ThinkingFormat) -> dict[str, Mode]:
+    """By the id of the problem.
+
+    Raises:
+        BadInput: a trace of another tokenizer, or one whose cost its engine did not know.
+    """
+    from efficient_reasoning.compression.tokenizer import same_tokenizer
     from efficient_reasoning.traces import read_traces
 
     samples = defaultdict(list)
-    for trace in read_traces(path):
+    for trace in same_tokenizer(read_traces(path), thinking):
         spend = trace["spend"]
         tokens = spend["decoded_tokens"] + spend["forced_tokens"]
         spent = tokens if cost == "tokens" else spend[cost]
+        if not spent:
+            raise BadInput(f"{path}: what wrote it knows no {cost}; take another cost, or graph or transformers.")
         samples[trace["id"]].append((trace["prompt_ids"], trace["correct"], spent))
     return {
         name: Mode(own[0][0], float(np.mean([right for _, right, _ in own])), float(np.mean([c for *_, c in own])))
@@ -79,15 +92,17 @@ def main(argv: list[str] | None = None) -> None:
     from efficient_reasoning.evaluation.metrics import auroc
     from efficient_reasoning.inference import load_reasoner
     from efficient_reasoning.inference.engine import HIDDEN
+    from efficient_reasoning.inference.others import check_latents
     from efficient_reasoning.inference.switching.probe import fit, sweep
 
-    fast, slow = (read_mode(path, arguments.cost) for path in (arguments.fast, arguments.slow))
-    names = sorted(fast.keys() & slow.keys())
-    if not names:
-        raise BadInput(f"{arguments.fast} and {arguments.slow} have no problem in common; sample the same ones.")
     reasoner = load_reasoner(arguments.model, arguments.backend)
     if HIDDEN not in reasoner.engine.capabilities:
         raise BadInput(f"Backend {reasoner.backend} shows no hidden states; use graph or transformers.")
+    check_latents(reasoner, "a probe")
+    fast, slow = (read_mode(path, arguments.cost, reasoner.thinking) for path in (arguments.fast, arguments.slow))
+    names = sorted(fast.keys() & slow.keys())
+    if not names:
+        raise BadInput(f"{arguments.fast} and {arguments.slow} have no problem in common; sample the same ones.")
     states = torch.stack(
         [one.state for one in reasoner.engine.read([fast[name].prompt_ids for name in names])]
     )  # (N, D)
@@ -95,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     rates = torch.tensor(modes[..., 0].T, dtype=torch.float32)  # (N, 2)
 
     order = np.random.default_rng(arguments.seed).permutation(len(names))
-    held_out, fitted = np.split(order, [round(arguments.held_out_share * len(names))])
+    held_out, fitted = np.split(order, [math.ceil(arguments.held_out_share * len(names))])
     probe = fit(states[fitted], rates[fitted], reasoner.weights)
     predicted = probe.predict(states[held_out]).numpy()  # (N, 2)
     points = sweep(predicted[:, 1] - predicted[:, 0], *modes[:, held_out])

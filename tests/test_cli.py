@@ -215,7 +215,8 @@ def rooms(monkeypatch):
     def load_reasoner(model, backend, adapter_scale):
         return f"{backend} reasoner of {model}" + ("" if adapter_scale is None else f" at {adapter_scale}")
 
-    room("inference", load_reasoner=load_reasoner, solve_many=solve_many)
+    known = {"budget-forcing": None, "cascade": None, "deer": None, "no-thinking": None}
+    room("inference", load_reasoner=load_reasoner, solve_many=solve_many, STRATEGIES=known)
     room("evaluation", evaluate_model=recorder("evaluate", Path("run")), compare=recorder("compare", "a table"))
     room("app", serve=recorder("app", None))
     room("hub", publish=recorder("publish", Path("to_upload")))
@@ -278,10 +279,23 @@ def test_tasks_are_split_where_a_task_begins(rooms, tmp_path, text, tasks):
     assert rooms["evaluate"][0] == ("m", tasks)
 
 
-def test_strategies_are_split_where_a_name_begins(rooms, tmp_path):
-    text = "control?text=<|short|>,budget-forcing?wait_text=Hmm, wait&waits=1,deer"
+@pytest.mark.parametrize(
+    ("text", "strategies"),
+    [
+        (
+            "control?text=<|short|>,budget-forcing?wait_text=Hmm, wait&waits=1,deer",
+            ["control?text=<|short|>", "budget-forcing?wait_text=Hmm, wait&waits=1", "deer"],
+        ),
+        (
+            "deer,cascade?small=runs/small,with,commas&samples=2,no-thinking",
+            ["deer", "cascade?small=runs/small,with,commas&samples=2", "no-thinking"],
+        ),
+        ("deer,no-thinkin", ["deer", "no-thinkin"]),
+        ("deer?threshold=0.9,casade?small=m", ["deer?threshold=0.9", "casade?small=m"]),
+    ],
+)
+def test_strategies_are_split_where_a_name_begins(rooms, tmp_path, text, strategies):
     cli.main(["evaluate", "--model", "m", "--task", "sums", "--strategy", text, "--out", str(tmp_path)])
-    strategies = ["control?text=<|short|>", "budget-forcing?wait_text=Hmm, wait&waits=1", "deer"]
     assert rooms["evaluate"][1]["strategies"] == strategies
 
 

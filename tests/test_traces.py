@@ -351,9 +351,11 @@ def test_a_trace_that_no_program_writes_is_named_by_its_line(tmp_path, changes, 
 def test_a_run_knows_the_files_that_its_strategies_name(tmp_path):
     probe = tmp_path / "probe.safetensors"
     others = []
+    no_paths = ["budget-forcing?wait_text=probe", f"budget-forcing?wait_text={5000 * 'x'}"]
+    strategies = [f"probe-switch?probe={probe}&threshold=0.1", *no_paths]
     for text in ("one", "two"):
         probe.write_text(text)
         strategies = [f"probe-switch?probe={probe}&threshold=0.1", "budget-forcing?wait_text=probe"]
-        others.append(traces_module._others(strategies))
+        others.append(traces_module._others(strategies, load_reasoner("overthinker", "mock")))
     assert [list(found) for found in others] == [[str(probe)]] * 2
     assert others[0] != others[1]

@@ -21,6 +21,7 @@ from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.traces import budget_label
 
 _COSTS = {"tokens": "generated_tokens", "flops": "flops", "seconds": "seconds_per_problem"}
+_WITHOUT_FLOPS = ("vllm", "openai", "mock")  # backends that do not know their model
 _SAME = ("problems_fingerprint", "weights", "temperature", "top_p", "top_k", "max_new_tokens")
 
 
@@ -104,7 +105,8 @@ def plan(runs: Sequence[str | Path], budget: float, unit: str = "tokens") -> Pla
         unit: "tokens", generated ones, "flops" or "seconds".
 
     Raises:
-        BadInput: runs that do not belong together, or a budget below what the cheapest setting takes.
+        BadInput: runs that do not belong together, that hold nothing to plan with, or whose operations are not known;
+            or a budget below what the cheapest setting takes.
     """
     points: list[PlannedPoint] = []
     first: Mapping | None = None
@@ -117,11 +119,18 @@ def plan(runs: Sequence[str | Path], budget: float, unit: str = "tokens") -> Pla
             raise BadInput(
                 f"{run}: differs from {runs[0]} in {', '.join(differing)}; plan with runs that agree in it."
             )
+        if unit == "flops" and config.get("backend") in _WITHOUT_FLOPS:
+            raise BadInput(
+                f"{run}: backend {config['backend']} does not know what its model takes in operations; plan for "
+                "tokens or seconds, or evaluate with graph or transformers."
+            )
         points += [
             _point(run, point, budget, _COSTS[unit])
             for point in summary["points"]
             if split_parameters(point["strategy"])[0] != "planned"  # which cannot be planned with
         ]
+    if not points:
+        raise BadInput(f"{runs[0]}: holds points of planned alone, which follow a plan; evaluate other strategies.")
     points.sort(key=lambda point: point.cost)
     fitting = [point for point in points if point.fits]
     if not fitting:

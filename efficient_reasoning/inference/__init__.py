@@ -4,9 +4,10 @@ from efficient_reasoning.inference.engine import Completion, Engine, Request, Sa
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.reasoner import Reasoner, load_reasoner
 from efficient_reasoning.inference.solve import Solution, check_request, respond_many, solve, solve_many, take_apart
-from efficient_reasoning.inference.strategy import Assignment, Response, Strategy, get_strategy
+from efficient_reasoning.inference.strategy import STRATEGIES, Assignment, Response, Strategy, get_strategy
 
 __all__ = [
+    "STRATEGIES",
     "Assignment",
     "Completion",
     "Engine",

@@ -63,6 +63,18 @@ def check_tokenizer(reasoner: Reasoner, other: Reasoner) -> None:
         )
 
 
+def check_latents(reasoner: Reasoner, strategy: str) -> None:
+    """Refuse a model whose prompts a strategy would have read in one pass, which knows no latents.
+
+    Raises:
+        BadInput: it thinks in latents or pauses.
+    """
+    if reasoner.latent_ids:
+        raise BadInput(
+            f"{reasoner.name} thinks in latents or pauses, which {strategy} does not read; take another model."
+        )
+
+
 def hand_over(assignment: Assignment, other: Reasoner) -> Assignment:
     """The same problem, for another model: its prompt in that one's words, its requests to that one's engine."""
 
@@ -76,5 +88,5 @@ def hand_over(assignment: Assignment, other: Reasoner) -> Assignment:
         thinking=other.thinking,
         render=render,
         latents=0,
-        engine=other.closing_engine(),
+        engine=other.closing_engine,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from efficient_reasoning.errors import BadInput
@@ -21,8 +22,12 @@ class Planned:
     flops: float | None = None
     seconds: float | None = None
 
-    def bind(self, reasoner: Reasoner) -> Bound:
-        """Raise BadInput where there is no such plan, or several."""
+    def setting(self, reasoner: Reasoner) -> Mapping:
+        """The `strategy` and the `budget_tokens` that were planned.
+
+        Raises:
+            BadInput: there is no such plan, or several.
+        """
         points = reasoner.metadata.operating_points if reasoner.metadata is not None else []
         plans = [point for point in points if "planned_for" in point]
         asked = {unit: budget for unit, budget in vars(self).items() if budget is not None}
@@ -33,11 +38,17 @@ class Planned:
             )
             remedy = f"name one of {written}" if written else "write one with `efficient-reasoning plan`"
             raise BadInput(f"{reasoner.name} has {len(meant)} plans like that; {remedy}.")
-        [point] = meant
+        return meant[0]
+
+    def bind(self, reasoner: Reasoner) -> Bound:
+        """Raise BadInput as `setting`, or for what the strategy that was planned asks for and cannot have."""
+        point = self.setting(reasoner)
         inner = reasoner.strategy(point["strategy"])
 
         def solve(assignment: Assignment) -> Steps:
-            limits = [limit for limit in (assignment.budget_tokens, point["budget_tokens"]) if limit is not None]
+            limits = [] if assignment.budget_tokens is None else [assignment.budget_tokens]
+            if point["budget_tokens"] is not None:  # which held the latents, too, when it was measured
+                limits.append(point["budget_tokens"] - assignment.latents)
             return inner.solve(replace(assignment, budget_tokens=min(limits, default=None)))
 
         return Bound(solve)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,8 +111,11 @@ class Reasoner:
         """The same reasoner; until it is dropped, it decodes no request twice, nor the beginning of one (`recall`)."""
         return dataclasses.replace(self, engine=RecallingEngine(self.engine))
 
+    @functools.cached_property
     def closing_engine(self) -> Engine:
-        """The engine, or one around it, that closes thinking by force."""
+        """The engine, or one around it, that closes thinking by force: the same one for all problems, whose requests
+        are decoded together.
+        """
         in_loop = IN_LOOP in self.engine.capabilities and self.thinking.has_single_ids
         return self.engine if in_loop else TwoPassEngine(self.engine)
 

@@ -117,7 +117,7 @@ def respond_many(
     assignments = assign(reasoner, questions, budget_tokens, max_new_tokens, sampling, seeds)
     plan = reasoner.strategy(strategy, **parameters)
     steps = [charge_latents(plan.solve(assignment), assignment.latents) for assignment in assignments]
-    responses = run_all(reasoner.closing_engine(), steps, progress)
+    responses = run_all(reasoner.closing_engine, steps, progress)
     for assignment, response in zip(assignments, responses, strict=True):
         response.prompt_ids = response.prompt_ids or assignment.prompt_ids
     return responses

@@ -13,7 +13,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar, get_type_hints
+from typing import Protocol, TypeVar, get_args, get_origin, get_type_hints
 
 from efficient_reasoning.answers import extract_answer
 from efficient_reasoning.config import read_value, split_parameters
@@ -235,9 +235,9 @@ def get_strategy(name: str, **parameters) -> Strategy:
         BadInput: unknown name or parameter, or a value that the parameter does not take; near names are listed.
     """
     name, given = split_parameters(name)
-    if name not in _STRATEGIES:
-        raise BadInput(f"Unknown strategy {name!r}{near(name, _STRATEGIES)}")
-    module, _, cls = _STRATEGIES[name].partition(":")
+    if name not in STRATEGIES:
+        raise BadInput(f"Unknown strategy {name!r}{near(name, STRATEGIES)}")
+    module, _, cls = STRATEGIES[name].partition(":")
     chosen = getattr(importlib.import_module(f"efficient_reasoning.inference.{module}"), cls)
     accepted = inspect.signature(chosen).parameters
     for key in (*given, *parameters):
@@ -247,11 +247,14 @@ def get_strategy(name: str, **parameters) -> Strategy:
         if parameter.default is parameter.empty and key not in given and key not in parameters:
             raise BadInput(f"Strategy {name!r} needs {key}; write {name}?{key}=VALUE.")
     hints = get_type_hints(chosen)
+    # Where text may stand for an object, what is written is text: a folder may be called 100.
+    is_text = {key: str in get_args(hint) and get_origin(hint) is not tuple for key, hint in hints.items()}
+    hints = {key: str if is_text[key] else hint for key, hint in hints.items()}
     written = {key: read_value(f"Strategy {name!r}: {key}", hints[key], text) for key, text in given.items()}
     return chosen(**written, **parameters)
 
 
-_STRATEGIES = {  # imported when they are asked for
+STRATEGIES = {  # imported when they are asked for
     "adaptive-consistency": "search.voting:AdaptiveConsistency",
     "beam-search": "search.beam_search:BeamSearch",
     "best-of-n": "search.reranking:BestOfN",

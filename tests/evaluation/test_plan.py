@@ -10,8 +10,11 @@ import pytest
 from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import ReasoningMetadata, weights_fingerprint
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.evaluation import plan
+from efficient_reasoning.evaluation import evaluate, plan
+from efficient_reasoning.inference.mock_engine import MockEngine
+from efficient_reasoning.problems import load_problems
 from efficient_reasoning.traces import FORMAT
+from tests.inference.minds import PLAIN, WORD, reasoner_of, stubborn
 
 # By (strategy, budget): accuracy, mean cost and the upper end of its interval.
 POINTS = {
@@ -84,6 +87,18 @@ def test_a_plan_is_not_planned_with(tmp_path):
     assert plan([run], 100).chosen.strategy == "adaptive-consistency"
 
 
+def test_runs_of_plans_alone_leave_nothing_to_choose_from(tmp_path):
+    with pytest.raises(BadInput, match="run: holds points of planned alone"):
+        plan([write_run(tmp_path / "run", {("planned", None): (1.0, 1, 1)})], 100)
+
+
+def test_operations_that_a_backend_does_not_know_are_not_planned_with(tmp_path):
+    run = write_run(tmp_path / "run", backend="vllm")
+    assert plan([run], 1000).chosen.accuracy == 1.0
+    with pytest.raises(BadInput, match=r"run: backend vllm does not know .* in operations; plan for tokens"):
+        plan([run], 1e9, "flops")
+
+
 @pytest.fixture
 def checkpoint(tiny_model, tmp_path):
     """A folder of ours."""
@@ -110,6 +125,37 @@ def test_a_checkpoint_remembers_one_plan_a_budget_and_solves_by_it(tmp_path, che
     assert at_once == solve(reasoner, "Compute 3 + 4.", "no-thinking")
     with pytest.raises(BadInput, match=r"name one of planned\?tokens=20, planned\?tokens=70"):
         solve(reasoner, "Compute 3 + 4.", "planned")
+
+
+def test_a_run_of_a_plan_is_not_resumed_with_another(tmp_path, checkpoint):
+    problems = load_problems("sums", "test", 2, seed=0)
+    run = write_run(tmp_path / "run", weights=weights_fingerprint(str(checkpoint)))
+    given = {"strategies": ["planned?tokens=70"], "max_new_tokens": 40, "out": tmp_path / "planned"}
+    plan([run], 70).save(checkpoint)
+    evaluate(load_reasoner(str(checkpoint), "mock"), problems, **given)
+    plan([run], 20).save(checkpoint)  # for another budget
+    evaluate(load_reasoner(str(checkpoint), "mock"), problems, **given)
+    plan(
+        [
+            write_run(
+                tmp_path / "run", {("no-thinking", None): (0.6, 5, 6)}, weights=weights_fingerprint(str(checkpoint))
+            )
+        ],
+        70,
+    ).save(checkpoint)
+    with pytest.raises(BadInput, match="holds a run that differs in others"):
+        evaluate(load_reasoner(str(checkpoint), "mock"), problems, **given)
+
+
+def test_a_planned_budget_holds_the_latents_that_it_held_when_it_was_measured():
+    point = {"strategy": "budget-forcing", "budget_tokens": 40, "planned_for": {"tokens": 50}}
+    reasoner = reasoner_of(MockEngine(stubborn(WORD, PLAIN), PLAIN.eos_ids), PLAIN)
+    reasoner = dataclasses.replace(
+        reasoner, metadata=ReasoningMetadata("sft", "sft", operating_points=[point]), latent_ids=(WORD,) * 8
+    )
+    measured = solve(reasoner, "so so?", "budget-forcing", 40)
+    assert measured.spend.tokens == 40
+    assert solve(reasoner, "so so?", "planned").spend.tokens == 40
 
 
 def test_a_checkpoint_without_a_plan_says_how_to_get_one(checkpoint):

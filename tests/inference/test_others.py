@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 
@@ -27,12 +28,12 @@ class Counter:
         return [Rated([len(rating.ids)], Ledger(rated_tokens=len(rating.ids))) for rating in ratings]
 
 
-def mock(*ids: int) -> MockEngine:
+def speaker(*ids: int) -> MockEngine:
     return MockEngine(script([*ids, EOS]), frozenset({EOS}), TOKENIZER.decode)
 
 
 def test_every_request_goes_to_whom_it_is_for_and_comes_back_in_its_place():
-    own, other, rater = mock(WORD), mock(OTHER), Counter()
+    own, other, rater = speaker(WORD), speaker(OTHER), Counter()
 
     def steps():
         given = assignment(None)
@@ -52,7 +53,7 @@ def test_every_request_goes_to_whom_it_is_for_and_comes_back_in_its_place():
 
 
 def test_latents_are_charged_for_prompts_of_the_model_that_has_them():
-    other = mock(OTHER)
+    other = speaker(OTHER)
 
     def steps():
         given = assignment(None)
@@ -63,7 +64,7 @@ def test_latents_are_charged_for_prompts_of_the_model_that_has_them():
         ]
         return Response(spend=mine.spend + theirs.spend + rated.spend)
 
-    [response] = run_all(mock(WORD), [charge_latents(steps(), 2)])
+    [response] = run_all(speaker(WORD), [charge_latents(steps(), 2)])
     assert response.spend.decoded_tokens == 2 + 2 + 2
     assert response.spend.prompt_tokens == 2 * len(PROMPT) - 2
 
@@ -83,6 +84,18 @@ def test_a_problem_is_handed_over_in_the_words_of_the_other_model():
     assert reasoner.tokenizer.decode(theirs.prompt_ids).endswith("What?\n")
     assert theirs.request([], 5).engine is theirs.engine
     assert (theirs.latents, theirs.budget_tokens) == (0, 40)
+
+
+def test_problems_that_are_handed_over_are_decoded_together():
+    reasoner = load_other("overthinker", "mock")  # whose forced closes come in parts
+    given = dataclasses.replace(assignment(40), question="What?")
+
+    def steps():
+        return (yield [hand_over(given, reasoner).request([], 20)])
+
+    with mock.patch.object(reasoner.engine, "generate", wraps=reasoner.engine.generate) as generate:
+        run_all(speaker(WORD), [steps() for _ in range(3)])
+    assert [len(call.args[0]) for call in generate.call_args_list] == [3]
 
 
 def test_another_tokenizer_is_refused():

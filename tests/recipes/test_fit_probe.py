@@ -62,6 +62,11 @@ def test_without_a_cost_it_loses_no_more_than_it_may(traces, tmp_path, capsys):
     assert accuracy["switch"] >= accuracy["slow"] - 5
 
 
+def test_the_smallest_share_that_is_held_out_is_a_problem(traces, tmp_path, capsys):
+    fit(traces, tmp_path / "probe.safetensors", "--held_out_share", "0.001")
+    assert "31 problems fitted, 1 held out" in capsys.readouterr().out
+
+
 def test_what_cannot_be_fitted_is_refused(traces, tmp_path):
     out = tmp_path / "probe.safetensors"
     with pytest.raises(BadInput, match="the fast mode alone takes"):
@@ -74,4 +79,13 @@ def test_what_cannot_be_fitted_is_refused(traces, tmp_path):
         fit(traces, out, "--held_out_share", "1.0")
     with pytest.raises(BadInput, match="Backend mock shows no hidden states"):
         fit(traces, out, "--backend", "mock")
+    with pytest.raises(BadInput, match=r"accuracy_loss is -0\.5"):
+        fit(traces, out, "--accuracy_loss", "-0.5")
+    write_jsonl(others, ({**row, "tokenizer_hash": "other"} for row in read_jsonl(traces / "no-thinking.jsonl")))
+    with pytest.raises(BadInput, match="its ids are of another tokenizer than that of model"):
+        fit(traces, out, "--fast", str(others))
+    rows = ({**row, "spend": {**row["spend"], "flops": 0.0}} for row in read_jsonl(traces / "no-thinking.jsonl"))
+    write_jsonl(others, rows)
+    with pytest.raises(BadInput, match=r"others\.jsonl: what wrote it knows no flops; take another cost"):
+        fit(traces, out, "--fast", str(others), "--cost", "flops")
     assert not out.exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer
+from efficient_reasoning.checkpoint import ReasoningMetadata, load_tokenizer, resolve_model
 from efficient_reasoning.contamination import TrainingProblems, contamination
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl, write_jsonl
@@ -56,6 +56,13 @@ def test_pretrain_on_whole_words(argv, tmp_path):
     run("pretrain", argv("pretrain", task="graph_paths", tokenizer="words", max_row_tokens=512))
     assert "<unk>" in load_tokenizer(str(tmp_path / "run")).get_vocab()
     assert all(row["loss"] > 0 for row in logged(tmp_path / "run"))
+
+
+def test_pretrain_with_the_tokenizer_of_a_model(argv, tmp_path):
+    run("pretrain", argv("pretrain", tokenizer="overthinker"))
+    assert (
+        load_tokenizer(str(tmp_path / "run")).get_vocab() == load_tokenizer(resolve_model("overthinker")).get_vocab()
+    )
 
 
 def test_every_built_in_family_can_be_pretrained_on():

@@ -44,6 +44,13 @@ class Sampler:
         if assignment.budget_tokens is not None:
             most_tokens = sample_tokens or assignment.max_new_tokens
             own = replace(assignment, budget_tokens=min(assignment.budget_tokens, most_tokens))
+            if own.budget_tokens < assignment.budget_tokens and most_tokens <= (
+                least := len(own.thinking.empty()) + 4
+            ):
+                raise BadInput(
+                    f"A sample may take {most_tokens} tokens, and {least} are reserved for its answer; "
+                    "raise sample_tokens or max_new_tokens."
+                )
         else:
             own = assignment
         think_limit(own)

@@ -111,7 +111,9 @@ def fit(states: torch.Tensor, rates: torch.Tensor, weights: str | None = None) -
     """
     if len(states) < 2 * _FOLDS:
         raise BadInput(f"{len(states)} problems have both modes' pass rates; sample at least {2 * _FOLDS}.")
-    mean, scale = states.mean(0), states.std(0).clamp(min=1e-6)
+    mean, scale = states.mean(0), states.std(0)
+    # What differs by rounding alone says nothing: divided by infinity, its weight stays 0.
+    scale = scale.masked_fill(scale <= 1e-5 * mean.abs().clamp(min=0.1), torch.inf)
     inputs = (states - mean) / scale
     fold = torch.arange(len(states)) % _FOLDS
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.budget_forcing import finish, until_close
 from efficient_reasoning.inference.engine import SCORE, Likelihood, Rating
-from efficient_reasoning.inference.others import hand_over, load_small
+from efficient_reasoning.inference.others import check_latents, hand_over, load_small
 from efficient_reasoning.inference.reasoner import Reasoner
 from efficient_reasoning.inference.search.samples import check_samples
 from efficient_reasoning.inference.strategy import Assignment, Bound, Exchange, Response, Steps, think_limit
@@ -49,7 +49,8 @@ class SpecReason:
             raise BadInput(f"threshold is {self.threshold}; give a probability.")
 
     def bind(self, reasoner: Reasoner) -> Bound:
-        """Raise BadInput for a small model that is the large one, or has another tokenizer or prompt."""
+        """Raise BadInput for a small model that is the large one, or has another tokenizer, and for latents."""
+        check_latents(reasoner, "spec-reason")
         small = load_small(self.small, reasoner, ())
         return Bound(functools.partial(self._solve, small, Likelihood(reasoner.engine)))
 

@@ -20,6 +20,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.budget_forcing import BudgetForcing
 from efficient_reasoning.inference.engine import HIDDEN, SCORE, Likelihood, Rating
 from efficient_reasoning.inference.no_thinking import NoThinking
+from efficient_reasoning.inference.others import check_latents
 from efficient_reasoning.inference.reasoner import Reasoner
 from efficient_reasoning.inference.strategy import Assignment, Bound, Steps, think_limit
 from efficient_reasoning.inference.switching.probe import Probe, ProbeRater
@@ -43,7 +44,7 @@ class ControlSwitch:
 
     def bind(self, reasoner: Reasoner) -> Bound:
         """Raise BadInput for a model that thinks in latents."""
-        _check_latents(reasoner, "control-switch")
+        check_latents(reasoner, "control-switch")
         likelihood = Likelihood(reasoner.engine)
 
         def ask(assignment: Assignment) -> Rating:
@@ -73,7 +74,7 @@ class ProbeSwitch:
 
     def bind(self, reasoner: Reasoner) -> Bound:
         """Raise BadInput for a model that thinks in latents, or another than the probe was fitted on."""
-        _check_latents(reasoner, "probe-switch")
+        check_latents(reasoner, "probe-switch")
         probe = load_probe(self.probe, reasoner)
         rater = ProbeRater(probe, reasoner.engine)
         threshold = probe.threshold if self.threshold is None else self.threshold
@@ -121,8 +122,3 @@ def _solve(
     response = yield from mode.solve(assignment)
     response.spend += rated.spend
     return response
-
-
-def _check_latents(reasoner: Reasoner, name: str) -> None:
-    if reasoner.latent_ids:
-        raise BadInput(f"{reasoner.name} thinks in latents or pauses, which {name} does not read; take another model.")

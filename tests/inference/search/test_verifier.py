@@ -10,6 +10,7 @@ from transformers import AutoModelForTokenClassification
 from efficient_reasoning import load_reasoner, solve
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference import get_strategy
 from efficient_reasoning.inference.engine import Rating
 from efficient_reasoning.inference.search import verifier as module
 from efficient_reasoning.inference.search.verifier import LABELS, load_verifier
@@ -79,6 +80,10 @@ def test_one_of_another_tokenizer_is_refused(folder, strategy):
     stranger.tokenizer.add_tokens(["<another>"])
     with pytest.raises(BadInput, match="different tokenizers"):
         solve(stranger, "What?", f"{strategy}?verifier={folder}", 60)
+
+
+def test_a_folder_may_be_called_as_a_number():
+    assert get_strategy("best-of-n?verifier=100").verifier == "100"
 
 
 def test_what_is_no_verifier_is_refused(tiny_model, tmp_path):

@@ -72,6 +72,11 @@ def test_a_budget_is_spent_on_as_many_samples_as_it_holds():
     assert len(engine.drawn) > 100 // 20  # short samples leave room for more
 
 
+def test_a_sample_without_room_for_an_answer_is_refused():
+    with pytest.raises(BadInput, match=r"A sample may take 6 tokens, and 6 are reserved .*; raise sample_tokens"):
+        vote("self-consistency", ["7"], 100, sample_tokens=6)
+
+
 def test_a_budget_without_room_for_an_answer_is_refused():
     with pytest.raises(BadInput, match="budget_tokens is 3"):
         vote("self-consistency", ["7"], budget_tokens=3)

@@ -25,6 +25,15 @@ def test_states_that_say_nothing_leave_the_mean():
     assert predicted.std(0).max() < 0.2
 
 
+def test_states_that_are_the_same_everywhere_are_not_read():
+    torch.manual_seed(0)
+    states = torch.randn(100, 4)
+    states[:, 2], states[:, 3] = 123.456, 0.0
+    probe = fit(states, torch.stack([states[:, 0] > 0, states[:, 1] > 0], 1).float())
+    assert torch.equal(probe.weight[:, 2:], torch.zeros(2, 2))
+    assert probe.weight[0, 0] > 0 and probe.weight[1, 1] > 0
+
+
 def test_too_few_problems_are_refused():
     with pytest.raises(BadInput, match="9 problems have both modes' pass rates; sample at least 10"):
         fit(torch.randn(9, 2), torch.rand(9, 2))

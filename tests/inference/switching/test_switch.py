@@ -93,11 +93,15 @@ def test_what_is_no_probe_is_refused(tmp_path):
             solved("probe-switch", script(THINKS), assignment(None), probe=str(name))
 
 
-def test_a_model_of_latents_is_refused():
+@pytest.mark.parametrize(
+    ("strategy", "parameters"),
+    [("control-switch", {}), ("probe-switch", {"probe": "p"}), ("spec-reason", {"small": "s"})],
+)
+def test_a_model_of_latents_is_refused(strategy, parameters):
     engine = BiasedEngine(script(THINKS), frozenset({EOS}))
     reasoner = reasoner_of(engine, PLAIN)
-    with pytest.raises(BadInput, match="thinks in latents or pauses, which control-switch does not read"):
-        get_strategy("control-switch").bind(dataclasses.replace(reasoner, latent_ids=(1, 2, 3)))
+    with pytest.raises(BadInput, match=f"thinks in latents or pauses, which {strategy} does not read"):
+        get_strategy(strategy, **parameters).bind(dataclasses.replace(reasoner, latent_ids=(1, 2, 3)))
 
 
 def test_a_threshold_that_is_no_probability_is_refused():
