@@ -355,7 +355,6 @@ def test_a_run_knows_the_files_that_its_strategies_name(tmp_path):
     strategies = [f"probe-switch?probe={probe}&threshold=0.1", *no_paths]
     for text in ("one", "two"):
         probe.write_text(text)
-        strategies = [f"probe-switch?probe={probe}&threshold=0.1", "budget-forcing?wait_text=probe"]
         others.append(traces_module._others(strategies, load_reasoner("overthinker", "mock")))
     assert [list(found) for found in others] == [[str(probe)]] * 2
     assert others[0] != others[1]

@@ -110,6 +110,7 @@ def plan(runs: Sequence[str | Path], budget: float, unit: str = "tokens") -> Pla
     """
     points: list[PlannedPoint] = []
     first: Mapping | None = None
+    others: dict[str, str] = {}  # what strategies name beside the model
     for run in map(str, runs):
         summary = read_summary(run)
         config = summary["config"]
@@ -119,6 +120,9 @@ def plan(runs: Sequence[str | Path], budget: float, unit: str = "tokens") -> Pla
             raise BadInput(
                 f"{run}: differs from {runs[0]} in {', '.join(differing)}; plan with runs that agree in it."
             )
+        for path, fingerprint in config.get("others", {}).items():
+            if others.setdefault(path, fingerprint) != fingerprint:
+                raise BadInput(f"{run}: {path} was another when {runs[0]} was measured; evaluate with it again.")
         if unit == "flops" and config.get("backend") in _WITHOUT_FLOPS:
             raise BadInput(
                 f"{run}: backend {config['backend']} does not know what its model takes in operations; plan for "

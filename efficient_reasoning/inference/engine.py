@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,11 @@ class Completion:
     was_closed: bool = False
     logprobs: list[float] | None = None
     iterations: Sequence[int] = ()
+
+    @property
+    def mean_probability(self) -> float:
+        """Geometric mean over the decoded tokens, where log-probabilities were asked for; forced ones say nothing."""
+        return math.exp(sum(self.logprobs) / max(1, len(self.ids) - self.spend.forced_tokens))
 
 
 @dataclass(frozen=True)

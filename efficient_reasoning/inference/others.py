@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.reasoner import Reasoner, load_reasoner
+from efficient_reasoning.inference.recall import RecallingEngine
 from efficient_reasoning.inference.strategy import Assignment
 from efficient_reasoning.prompts import encode_prompt, make_prompt
 
@@ -46,7 +47,8 @@ def load_small(model: str, reasoner: Reasoner, needs: Collection[str]) -> Reason
     check_tokenizer(reasoner, small)
     if missing := sorted(frozenset(needs) - small.engine.capabilities):
         raise BadInput(f"{model} runs on backend {small.backend}, which has no {' and '.join(missing)}.")
-    return small
+    # Charged as the large one is: a recalling engine reads prompts anew at a forced close.
+    return small.recalling() if isinstance(reasoner.engine, RecallingEngine) else small
 
 
 def check_tokenizer(reasoner: Reasoner, other: Reasoner) -> None:

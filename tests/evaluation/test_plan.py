@@ -77,6 +77,12 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path):
         plan(runs, 100)
 
 
+def test_runs_with_another_file_under_one_name_are_refused(tmp_path):
+    runs = [write_run(tmp_path / name, others={"p": name}) for name in ("one", "two")]
+    with pytest.raises(BadInput, match=r"two: p was another when .*one was measured; evaluate with it again"):
+        plan(runs, 100)
+
+
 def test_a_budget_that_nothing_keeps_is_refused(tmp_path):
     with pytest.raises(BadInput, match="budget of 5 tokens is below what the cheapest setting takes: no-thinking"):
         plan([write_run(tmp_path / "run")], 5)

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +66,7 @@ class Reranking:
     ) -> Exchange[list[float]]:
         """What each response is worth; ratings are charged to it."""
         if self.verifier is None:
-            return [math.exp(sum(one.logprobs) / len(one.logprobs)) for one in completions]
+            return [one.mean_probability for one in completions]
         rated = yield from judge(self.verifier, assignment, responses)
         for response, one in zip(responses, rated, strict=True):
             response.spend += one.spend

@@ -12,12 +12,11 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, replace
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.budget_forcing import BudgetForcing
-from efficient_reasoning.inference.engine import HIDDEN, LOGPROBS, Completion
+from efficient_reasoning.inference.engine import HIDDEN, LOGPROBS
 from efficient_reasoning.inference.others import hand_over, load_small
 from efficient_reasoning.inference.reasoner import Reasoner
 from efficient_reasoning.inference.search.samples import agreement, check_samples, choose
@@ -84,13 +83,10 @@ class Cascade:
             response = Response(prompt_ids=theirs.prompt_ids)
             response.append(completion)
             responses.append(response)
-        confidence = _probability(completions[0]) if self.samples == 1 else agreement(theirs, responses)
-        return choose(theirs, responses), confidence
-
-
-def _probability(completion: Completion) -> float:
-    """Geometric mean over the tokens; 0 where the end is missing."""
-    return math.exp(sum(completion.logprobs) / len(completion.logprobs)) if completion.finished else 0.0
+        if self.samples > 1:
+            return choose(theirs, responses), agreement(theirs, responses)
+        [completion] = completions
+        return responses[0], completion.mean_probability if completion.finished else 0.0
 
 
 @dataclass(frozen=True)

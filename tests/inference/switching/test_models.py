@@ -10,6 +10,7 @@ import torch
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference.engine import SCORE
 from efficient_reasoning.inference.others import load_small
+from efficient_reasoning.inference.recall import RecallingEngine
 from efficient_reasoning.inference.strategy import run_all
 from efficient_reasoning.inference.switching.probe import Probe
 from efficient_reasoning.inference.two_pass import TwoPassEngine
@@ -88,6 +89,19 @@ def test_several_samples_are_as_sure_as_they_agree(threshold, expected):
     assert TOKENIZER.decode(PLAIN.split(response.ids).answer_ids) in expected
 
 
+def test_forced_tokens_make_nobody_sure():
+    thinks = engine([OPEN, *[OTHER] * 100], lambda response, token: 0.89 if token != CLOSE else 1.0)
+    [completion] = yield_one(thinks, budget_tokens=12)
+    assert completion.mean_probability == pytest.approx(0.89)
+    assert completion.was_closed and 0.0 in completion.logprobs
+
+
+def yield_one(model: BiasedEngine, budget_tokens: int):
+    given = assignment(budget_tokens, prompt_ids=ASKED)
+    request = given.request([], budget_tokens, budget_tokens - 6)
+    return TwoPassEngine(model).generate([dataclasses.replace(request, logprobs=True)])
+
+
 def test_an_answer_that_was_cut_off_is_no_answer():
     assert run("cascade", engine(LARGE), engine([OPEN, *[WORD] * 100])).ids == LARGE
 
@@ -159,6 +173,14 @@ def test_a_chain_is_as_long_as_it_may_be_whatever_was_thrown_away():
 def test_a_small_model_that_is_the_large_one_is_refused():
     with pytest.raises(BadInput, match="The small model is large itself; give a smaller one"):
         bound("cascade", engine(LARGE), PLAIN, small="large")
+
+
+def test_the_small_model_is_charged_as_the_large_one_is(monkeypatch):
+    small = reasoner_of(engine(SMALL), PLAIN, "small")
+    monkeypatch.setattr("efficient_reasoning.inference.others.load_other", lambda name: small)
+    large = reasoner_of(engine(LARGE), PLAIN)
+    assert load_small("small", large, ()) is small
+    assert isinstance(load_small("small", large.recalling(), ()).engine, RecallingEngine)
 
 
 def test_a_backend_that_lacks_something_is_named(monkeypatch):
