@@ -16,7 +16,7 @@ from efficient_reasoning.inference.engine import Rating
 from efficient_reasoning.inference.search.verifier import load_verifier
 from efficient_reasoning.traces import tokenizer_hash
 from recipes.train_verifier import NO_VALUE, value_loss
-from tests.recipes.running import ROOT, logged, run, run_twice, weights
+from tests.recipes.running import ROOT, launch, logged, run, run_twice, weights
 
 
 @pytest.fixture
@@ -156,3 +156,13 @@ def test_the_shipped_config_dry_runs(rows, tmp_path, capsys):
     words = ["--config", str(config), "--data", str(rows), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
     run("train_verifier", [*words, "--dry_run"])
     assert "200 of 16 samples" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_leave_a_verifier(argv, rows, tmp_path):
+    done = launch("train_verifier", argv("train_verifier", data=rows, max_steps=4, deepspeed="zero2"), tmp_path)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    verifier = load_verifier(str(tmp_path / "run"))
+    [row, *_] = read_jsonl(rows)
+    [rated] = verifier.rate([Rating([*row["prompt_ids"], *row["completion_ids"]], len(row["prompt_ids"]), verifier)])
+    assert all(0 < value < 1 for value in rated.values)
