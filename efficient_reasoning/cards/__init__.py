@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from efficient_reasoning.cards import sentences
 from efficient_reasoning.cards.operating_points import OperatingPoint, operating_points, plain_control
 from efficient_reasoning.checkpoint import VERIFIER, ReasoningMetadata, has_own_code, load_tokenizer, thinking_format
 from efficient_reasoning.evaluation.off_target import FILE_NAME
@@ -66,7 +67,7 @@ def write_training_card(folder: str | Path, *, metadata: ReasoningMetadata, metr
     """
     uncounted = {"total_flos": 0}.items()  # of batches that are no columns of ids
     shown = {name: f"{value:.6g}" for name, value in metrics.items() if (name, value) not in uncounted}
-    parts = (_base_name(metadata), *metadata.earlier_methods, metadata.method)
+    parts = (sentences.base_name(metadata), *metadata.earlier_methods, metadata.method)
     name, repo = " + ".join(part for part in parts if part), "path/to/this/folder"
     if metadata.stage == VERIFIER:
         _write_verifier_card(Path(folder), name, repo, metadata, shown)
@@ -186,7 +187,7 @@ def _write(
 
     from efficient_reasoning.latent.decoding import MARKERS
 
-    base_on_hub = _base_on_hub(metadata)
+    base_on_hub = sentences.base_on_hub(metadata)
     licence = licence_of(folder) or (metadata.licence if metadata else None)
     tokenizer = load_tokenizer(str(folder))
     controls = metadata.controls if metadata else []
@@ -207,8 +208,8 @@ def _write(
         template_path=str(TEMPLATE),
         name=name,
         repo=repo,
-        origin=_origin(metadata),
-        before_writing=_before_writing(metadata, begin, filler, end),
+        origin=sentences.origin(metadata),
+        before_writing=sentences.before_writing(metadata, begin, filler, end),
         has_latents=bool(metadata and metadata.latent_steps),
         pauses=f'"{begin}" + {metadata.pause_steps} * "{filler}" + "{end}"' if has_pauses else None,
         base_on_hub=base_on_hub,
@@ -224,7 +225,7 @@ def _write(
         controls=controls,
         control_in_shell=shlex.quote(f"control?text={control or controls[0]}") if controls else None,
         has_adapter=bool(metadata and metadata.adapter),
-        limits=_limits(metadata, summary, licence, off_target),
+        limits=sentences.limits(metadata, summary, licence, off_target),
         off_target=_off_target_rows(off_target),
         **sections,
     )
@@ -239,7 +240,7 @@ def _write_verifier_card(
     licence = licence_of(folder) or metadata.licence
     tokenizer = load_tokenizer(str(folder))
     data = ModelCardData(
-        base_model=_base_on_hub(metadata),
+        base_model=sentences.base_on_hub(metadata),
         license=licence,
         library_name="transformers",
         pipeline_tag="token-classification",
@@ -250,69 +251,15 @@ def _write_verifier_card(
         template_path=str(VERIFIER_TEMPLATE),
         name=name,
         repo=repo,
-        origin=_origin(metadata),
+        origin=sentences.origin(metadata),
         training_metrics=training_metrics,
         question=json.dumps(_EXAMPLE_QUESTION),
         response=json.dumps(f"{metadata.open_text}34+27=61\n61-15=46\n46+88=134{metadata.close_text}134"),
         has_chat_template=bool(tokenizer.chat_template),
         switch="".join(f", {name}={value}" for name, value in template_kwargs(tokenizer).items()),
-        limits=_limits(metadata, None, licence, None)[1:],
+        limits=sentences.limits(metadata, None, licence, None),
     )
     card.save(folder / "README.md")
-
-
-def _base_on_hub(metadata: ReasoningMetadata | None) -> str | None:
-    """The base model, where that is the id of a model of the Hub."""
-    base = metadata.base_model if metadata else None
-    return base if base is not None and base.count("/") == 1 and not Path(base).exists() else None
-
-
-def _base_name(metadata: ReasoningMetadata) -> str | None:
-    """A base model as it may be shown: a Hub id, or the name of a folder without the folders around it."""
-    base = metadata.base_model
-    return Path(base).name if base and Path(base).is_absolute() else base
-
-
-def _origin(metadata: ReasoningMetadata | None) -> str:
-    if metadata is None:
-        return "A reasoning model, measured with efficient-reasoning."
-    base = _base_name(metadata)
-    start = f"started from **{base}**" if base else "trained from scratch"
-    methods = ", then ".join(f"`{method}`" for method in (*metadata.earlier_methods, metadata.method))
-    facts = [f"method {methods}", f"stage {metadata.stage}", start]
-    facts += [f"weights between **{'** and **'.join(metadata.merged_from)}**"] if metadata.merged_from else []
-    facts += [f"seed {metadata.seed}"] if metadata.seed is not None else []
-    facts += [f"training rows `{metadata.data_fingerprint}`"] if metadata.data_fingerprint else []
-    thinking = "What it thinks in words" if metadata.latent_steps else "Its thinking"
-    kind = "reasoning model"
-    if metadata.stage == VERIFIER:
-        kind, thinking = "verifier of a reasoning model's steps", "The thinking that it reads"
-    thinking += f" stands between `{metadata.open_text}` and `{metadata.close_text}`."
-    return f"A {kind} made with efficient-reasoning: {', '.join(facts)}. {thinking}"
-
-
-def _before_writing(metadata: ReasoningMetadata | None, begin: str, filler: str, end: str) -> str | None:
-    """What stands between a prompt and what the model writes; None of models that begin to write at once."""
-    if metadata is None or not (metadata.latent_steps or metadata.pause_steps):
-        return None
-    place = f"between `{begin}` and `{end}` behind every prompt"
-    if metadata.pause_steps:
-        return (
-            f"Before it writes, it reads {metadata.pause_steps} pauses, {place}: a learnt token, `{filler}`, without "
-            "a meaning of its own. Each counts as a generated token, also in a budget. efficient-reasoning puts them "
-            "there; elsewhere the prompt has to end with them, as in the program below."
-        )
-    network = f", through the network in `{metadata.latent_projection}`" if metadata.latent_projection else ""
-    return (
-        f"Before it writes, it thinks in {metadata.latent_steps} latents, {place}: positions that hold no token, and "
-        f"read the last hidden state of the position before them{network}. Each counts as a generated token, also in "
-        f"a budget; `--backend 'graph?latent_steps=N'` gives it another number of them than it was trained with. "
-        "efficient-reasoning decodes them; plain `transformers` loads the model without."
-    )
-
-
-def _tasks(summary: Mapping) -> list[str]:
-    return [group["task"] for group in summary["points"][0]["by_task"]]
 
 
 def _results(summary: Mapping) -> dict:
@@ -335,7 +282,7 @@ def _results(summary: Mapping) -> dict:
     return {
         "samples": "one sample" if k == 1 else f"{k} samples",
         "rows": rows,
-        "tasks": ", ".join(_tasks(summary)),
+        "tasks": ", ".join(sentences.tasks(summary)),
         "n_problems": f"{summary['points'][0]['n_problems']:,}",
         "config": summary["config"],
         "level": f"{100 * statistics['level']:g}",
@@ -450,66 +397,11 @@ def _off_target_rows(off_target: Mapping | None) -> list[tuple[str, ...]]:
     return rows
 
 
-def _limits(
-    metadata: ReasoningMetadata | None, summary: Mapping | None, licence: str | None, off_target: Mapping | None
-) -> list[str]:
-    limits = []
-    if summary:
-        limits.append(f"Measured on {', '.join(_tasks(summary))}. {_beyond(off_target)}")
-        limits += _known_problems(summary["contamination"])
-    else:
-        limits.append("Not measured yet; `efficient-reasoning evaluate` does it.")
-    if metadata and metadata.trained_budget_range:
-        low, high = metadata.trained_budget_range
-        limits.append(f"Trained with budgets of {low:,} to {high:,} tokens; other budgets are extrapolation.")
-    if metadata and metadata.latent_steps:
-        limits.append(
-            "Only efficient-reasoning decodes its latents. In plain `transformers` or vLLM it answers without them, "
-            "for which it was not trained, and which was not measured."
-        )
-    if metadata and metadata.pause_steps:
-        limits.append("A prompt that does not end with its pauses is one for which it was not trained.")
-    if metadata and metadata.depth:
-        limits.append(
-            f"It decodes with {metadata.depth} iterations of its core; `depth` and `exit_kl`, given to "
-            "`from_pretrained`, set another number, or end them where they change little."
-        )
-    if licence is None:
-        limits.append("The licence of the base model applies; it is not stated here, so look it up before use.")
-    return limits
-
-
-def _beyond(off_target: Mapping | None) -> str:
-    if off_target is None:
-        return (
-            "Other tasks, languages, tool calls, conversations of several turns and questions without an answer were "
-            "not checked; shorter thinking may cost accuracy there."
-        )
-    return (
-        "What stands under Off target are a few dozen problems each: they show great harm only, and only beside the "
-        "same checks of the base model."
-    )
-
-
-def _known_problems(contamination: Mapping) -> list[str]:
-    """What is known of test problems among those of the training."""
-    if not contamination["checked"]:
-        return ["Whether it was trained on the problems that it was measured on was not checked."]
-    problems, trained_on = contamination["problems"], contamination["trained_on"]
-    unknown = f"; what {', '.join(contamination['unknown'])} was trained on is not known" * bool(
-        contamination["unknown"]
-    )
-    return [
-        f"{trained_on:,} of the {problems:,} problems that it was measured on are among those that it was trained on"
-        f"{unknown}."
-    ]
-
-
 def _eval_results(summary: Mapping) -> list[EvalResult]:
     """The `model-index` of the card: accuracy and mean total tokens of every point."""
     from huggingface_hub import EvalResult
 
-    tasks = _tasks(summary)
+    tasks = sentences.tasks(summary)
     sampling = {key: summary["config"][key] for key in ("temperature", "top_p", "top_k", "samples_per_problem")}
     return [
         EvalResult(

@@ -26,7 +26,6 @@ STRATEGIES = {
     "rebase": "rebase?width={width}&verifier={verifier}",
     "beam-search": "beam-search?width={half}&expansions=2&verifier={verifier}",
 }
-COLUMNS = "strategy | samples, leaves | accuracy [95 %] | spent tokens | GFLOP a problem"
 
 
 def main() -> None:
@@ -55,14 +54,12 @@ def main() -> None:
     runs = [(args.model, "small", {"budget-forcing": "one sample | 1"} | named, drawn)]
     if args.large:
         runs.append((args.large, "large", {"budget-forcing": "larger model, greedy | 1"}, {"temperature": 0.0}))
-    print(
-        "| strategy | samples, leaves | accuracy [95 %] | spent tokens | GFLOP a problem |\n|---|---:|---:|---:|---:|"
-    )
+    print("| strategy | samples, leaves | accuracy [95 %] | spent tokens | GFLOP a problem |")
+    print("|---|---:|---:|---:|---:|")
     for model, folder, names, sampling in runs:
         settings = {"strategies": list(names), "max_new_tokens": args.max_new_tokens, "seed": 1} | sampling
-        for point in read_summary(evaluate(load_reasoner(model), problems, **settings, out=args.out / folder))[
-            "points"
-        ]:
+        run = evaluate(load_reasoner(model), problems, **settings, out=args.out / folder)
+        for point in read_summary(run)["points"]:
             print(row(names[point["strategy"]], point))
 
 

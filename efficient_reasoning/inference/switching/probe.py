@@ -48,7 +48,16 @@ class Probe:
     threshold: float
 
     def predict(self, states: torch.Tensor) -> torch.Tensor:
-        """Pass rates (N, 2), the fast mode's first, of states (N, D)."""
+        """Pass rates (N, 2), the fast mode's first, of states (N, D).
+
+        Raises:
+            BadInput: states of another width.
+        """
+        if states.shape[1] != self.weight.shape[1]:
+            raise BadInput(
+                f"The probe reads states {self.weight.shape[1]} wide, and this model's are {states.shape[1]}; fit one "
+                "on this model."
+            )
         return (states @ self.weight.T + self.bias).sigmoid()
 
     def save(self, path: str | Path) -> None:

@@ -58,3 +58,8 @@ def test_points_of_a_switch_are_those_that_its_threshold_gives():
         assert is_slow.mean() == point.slow_share
         expected = np.where(is_slow[:, None], slow, fast).mean(0)
         assert (point.accuracy, point.cost) == pytest.approx(tuple(expected))
+
+
+def test_states_of_another_width_are_refused():
+    with pytest.raises(BadInput, match="reads states 3 wide, and this model's are 4; fit one on this model"):
+        Probe(torch.zeros(2, 3), torch.zeros(2), None, 0.0).predict(torch.zeros(5, 4))
