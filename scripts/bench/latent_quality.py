@@ -250,7 +250,9 @@ class LatentBench(Bench):
             "data": rows,
             "output_dir": folder,
             "max_steps": steps,
-            "per_device_train_batch_size": task.batch_size if on_gpu else 4,
+            # In halves: as many arms as fit share the memory of a GPU.
+            "per_device_train_batch_size": task.batch_size // 2 if on_gpu else 2,
+            "gradient_accumulation_steps": 2,
             "learning_rate": task.learning_rate,
             # High until all steps are replaced: each stage begins as a new optimizer does.
             "lr_scheduler_type": "warmup_stable_decay",
