@@ -119,7 +119,7 @@ TASKS = {
         },
         rows=100_000,
         steps=1800,
-        batch_size=256,
+        batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=384,
         seeds={"coconut": SEEDS, "pause": SEEDS},
@@ -232,6 +232,7 @@ class LatentBench(Bench):
     def train_latent(self, name: str, arm: str, seed: int) -> Path:
         """The folder of a model that `sft_latent` has trained from the base of the task."""
         import torch
+        from transformers.utils import is_liger_kernel_available
 
         task, on_gpu = TASKS[name], torch.cuda.is_available()
         folder, own = self.out / "models" / name / f"{arm}-{seed}", dict(task.methods[arm])
@@ -250,9 +251,8 @@ class LatentBench(Bench):
             "data": rows,
             "output_dir": folder,
             "max_steps": steps,
-            # In halves: as many arms as fit share the memory of a GPU.
-            "per_device_train_batch_size": task.batch_size // 2 if on_gpu else 2,
-            "gradient_accumulation_steps": 2,
+            "per_device_train_batch_size": task.batch_size if on_gpu else 4,
+            "use_liger_kernel": on_gpu and is_liger_kernel_available(),
             "learning_rate": task.learning_rate,
             # High until all steps are replaced: each stage begins as a new optimizer does.
             "lr_scheduler_type": "warmup_stable_decay",
