@@ -299,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
         "--task",
         required=True,
         type=_tasks,
-        help="T[,T] of sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, passing_N, multiplication_N, "
+        help="T[,T] of sums, heads_and_legs, mixed, gsm_symbolic, graph_paths, prosqa, passing_N, multiplication_N, "
         "list_functions, gym:NAME, file:PATH, hub:NAME",
     )
     evaluate.add_argument(

@@ -1,9 +1,9 @@
 """Problems: `{id, question, answer, task, difficulty, metadata}`, where `task` names the verifier of `answers`.
 
 1. Built-in families draw problems and write their own worked chains: `sums`, `heads_and_legs`, `gsm_symbolic` with the
-   extra `gym`, `graph_paths` and its variations, `passing_N` among N people, `multiplication_N` of N digits,
-   `list_functions` in Python; `mixed` draws from the first two in turn. They are split *by problem*: a hash of the
-   problem decides between train, validation and test, so that no draw with any seed can carry a test problem into
+   extra `gym`, `graph_paths` and its variations, `prosqa`, `passing_N` among N people, `multiplication_N` of N
+   digits, `list_functions` in Python; `mixed` draws from the first two in turn. They are split *by problem*: a hash of
+   the problem decides between train, validation and test, so that no draw with any seed can carry a test problem into
    training.
 2. `gym:NAME` is any reasoning-gym data set, `file:PATH` a JSONL file, `hub:NAME` a data set of the Hub.
 """
@@ -26,6 +26,7 @@ from efficient_reasoning.problems import (
     list_functions,
     multiplication,
     passing,
+    prosqa,
     sums,
 )
 from efficient_reasoning.problems.chains import Style
@@ -49,6 +50,7 @@ FAMILIES: dict[str, Family] = {
     "heads_and_legs": heads_and_legs,
     "gsm_symbolic": gsm_symbolic,
     **graph_paths.FAMILIES,
+    prosqa.NAME: prosqa,
     **multiplication.FAMILIES,
     **passing.FAMILIES,
     "list_functions": list_functions,

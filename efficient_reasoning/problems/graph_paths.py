@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -62,18 +62,9 @@ class GraphPaths:
 
     def draw(self, rng: random.Random) -> dict:
         """One problem (the Problem contract without its id)."""
-        ways, facts = self._graph(rng)
+        ways, edges = self._graph(rng)
         rng.shuffle(ways)
-        way, candidates = ways[0], [way[-1] for way in ways]
-        rng.shuffle(facts)
-        rng.shuffle(candidates)
-        return {
-            "question": f"{' '.join(facts)} Is {way[0]} a {candidates[0]} or {candidates[1]}?",
-            "answer": f"{way[0]} is a {way[-1]}.",
-            "task": "exact",
-            "difficulty": len(way) - 1,
-            "metadata": {"family": self.name, "steps": [_fact(*edge) for edge in pairwise(way)]},
-        }
+        return write_problem(self.name, ways[0], ways[1][-1], edges, rng)
 
     def split_key(self, problem: dict) -> str:
         """The facts: another order, or the same question about the other name, does not make it a new problem."""
@@ -86,8 +77,8 @@ class GraphPaths:
             lines = ["Let me look around.", *_search(problem["question"]), "So:", *lines]
         return "".join(f"{line}\n" for line in lines)
 
-    def _graph(self, rng: random.Random) -> tuple[list[list[str]], list[str]]:
-        """The two ways, each from a name to its candidate, and the facts."""
+    def _graph(self, rng: random.Random) -> tuple[list[list[str]], list[tuple[str, str]]]:
+        """The two ways, each from a name to its candidate, and all edges."""
         names = rng.sample(NAMES, 2 + _choice(rng, _OTHER_NAMES))
         nouns = rng.sample(NOUNS, len(NOUNS))
         depth = dict.fromkeys(names, 0)
@@ -124,7 +115,7 @@ class GraphPaths:
         ]
         missing = round(len(nodes) * rng.uniform(*self.edges_per_node)) - len(edges)
         edges |= dict.fromkeys(rng.sample(room, min(max(missing, 0), len(room))))
-        return ways, [_fact(*edge) for edge in edges]
+        return ways, [*edges]
 
 
 FAMILIES = {
@@ -136,6 +127,22 @@ FAMILIES = {
         GraphPaths("graph_paths_cyclic", edges_per_node=(1.6, 1.9), cyclic=True),
     )
 }
+
+
+def write_problem(
+    family: str, way: Sequence[str], wrong: str, edges: Sequence[tuple[str, str]], rng: random.Random
+) -> dict:
+    """The problem of a shortest way from a name to the right candidate, facts and candidates in any order."""
+    facts, candidates = [_fact(*edge) for edge in edges], [way[-1], wrong]
+    rng.shuffle(facts)
+    rng.shuffle(candidates)
+    return {
+        "question": f"{' '.join(facts)} Is {way[0]} a {candidates[0]} or {candidates[1]}?",
+        "answer": f"{way[0]} is a {way[-1]}.",
+        "task": "exact",
+        "difficulty": len(way) - 1,
+        "metadata": {"family": family, "steps": [_fact(*edge) for edge in pairwise(way)]},
+    }
 
 
 def read(question: str) -> tuple[list[tuple[str, str]], str, list[str]]:

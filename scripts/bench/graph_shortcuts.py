@@ -1,6 +1,6 @@
-"""How often a shortcut picks the right candidate of `graph_paths` or ProsQA; 50 % is chance.
+"""How often a shortcut picks the right candidate of `graph_paths` or `prosqa`; 50 % is chance.
 
-python scripts/bench/graph_shortcuts.py                            # 2,000 problems of each variation
+python scripts/bench/graph_shortcuts.py                            # 2,000 problems of each family
 python scripts/bench/graph_shortcuts.py file:prosqa/valid.json     # ProsQA's own
 
 A shortcut rates a candidate, and the higher rating wins; where both are rated the same, half a point. None looks at
@@ -71,9 +71,9 @@ def scores(problems: Sequence[Mapping]) -> dict[str, float]:
 
 
 def main() -> None:
-    from efficient_reasoning.problems import graph_paths, load_problems
+    from efficient_reasoning.problems import graph_paths, load_problems, prosqa
 
-    tasks = sys.argv[1:] or [*graph_paths.FAMILIES]
+    tasks = sys.argv[1:] or [prosqa.NAME, *graph_paths.FAMILIES]
     columns = [scores(load_problems(task, "test", NUM_PROBLEMS)) for task in tasks]
     print(f"| higher is right | {' | '.join(tasks)} |")
     print(f"|---|{'---:|' * len(tasks)}")

@@ -1,15 +1,16 @@
 """What latents are worth: Coconut, pauses, ICoT and chains in tokens, each from the same base, and one table.
 
-    python -m scripts.bench.latent_quality --out runs/latent [--only 'graph_paths/*'] [--scale toy] [--jobs 8]
+    python -m scripts.bench.latent_quality --out runs/latent [--only 'prosqa/*'] [--scale toy] [--jobs 8]
 
 1. A task has a base, pre-trained from scratch on its chains, and rows of fresh problems. Both are made once, by the
    first arm that needs them. Every method trains from that base, on those rows, with as many steps and the same
    learning rates.
-2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), as many generated ones, and
-   graphs beyond the training: of 7 or 8 hops, denser, with cycles. Decoding is greedy; a latent counts as a token.
+2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), generated ones, and graphs
+   beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. `graph_paths` trains without shortcuts,
+   too. Decoding is greedy; a latent counts as a token.
 3. Controls: `cot` and `no_cot` train on with all steps and with none; `pause` has a learnt token in place of each
-   latent, and is compared with `coconut` problem by problem, over three seeds of both. Of multiplications the base
-   stands for `cot`: it writes their chains, and nothing else.
+   latent, and is compared with `coconut` problem by problem, on `prosqa` over three seeds of both. Of multiplications
+   the base stands for `cot`: it writes their chains, and nothing else.
 4. Behind all else, alone on its GPU, each model of seed 0 solves problems one at a time: seconds a problem.
 
 EFFICIENT_REASONING_DATA names the folder of the official files, `../shared/data` by default. How arms run:
@@ -102,29 +103,27 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
     )
 
 
-TASKS = {
-    "graph_paths": Task(
-        tests={
-            "official": f"file:{DATA}/prosqa/test_000_249.json",
-            "generated": "graph_paths",
-            "long": "graph_paths_long",
-            "dense": "graph_paths_dense",
-            "cyclic": "graph_paths_cyclic",
-        },
-        methods=_NO_STAGES
-        | {
-            "coconut": {"method": "coconut", "steps_per_stage": 200, "max_stage": 6},
-            "pause": {"method": "pause", "steps_per_stage": 200, "max_stage": 6},
-            "icot": {"method": "icot", "steps_per_stage": 200, "max_stage": 6, "removed_tokens": 7},  # a step
-        },
+def graphs(generated: str, steps_per_stage: int, seeds: int, **other: str) -> Task:
+    """Latents, or pauses, in place of the steps of a shortest way."""
+    stages = {"steps_per_stage": steps_per_stage, "max_stage": 6}
+    tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": generated}
+    variations = {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")}
+    return Task(
+        tests=tests | other | variations,
+        methods=_NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "pause")},
         rows=100_000,
-        steps=1800,
+        steps=10 * steps_per_stage,
         batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=384,
-        seeds={"coconut": SEEDS, "pause": SEEDS},
-    ),
-    "multiplication_4": multiplication(4, steps_per_stage=500, stages=10, last_stage=7),
+        seeds={"coconut": seeds, "pause": seeds},
+    )
+
+
+TASKS = {
+    "prosqa": graphs("prosqa", steps_per_stage=300, seeds=SEEDS, balanced="graph_paths"),
+    "graph_paths": graphs("graph_paths", steps_per_stage=600, seeds=1),
+    "multiplication_4": multiplication(4, steps_per_stage=500, stages=14, last_stage=7),
     "multiplication_5": multiplication(5, steps_per_stage=400, stages=14, last_stage=10),
     "gsm_symbolic": Task(
         tests={"generated": "gsm_symbolic"},
@@ -147,7 +146,8 @@ TASKS = {
         max_new_tokens=256,
     ),
 }
-CONFIGS = {"gsm_symbolic": "gsm_symbolic_15m"}  # of the pre-training, where it is not called after its task
+BASES = {"prosqa": "graph_paths"}  # where a task has another's
+CONFIGS = {"gsm_symbolic": "gsm_symbolic_15m"}  # of the pre-training, where it is not called after its base
 _TOY = "{model_type: qwen3, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1, "
 _TOY += "head_dim: 8, intermediate_size: 16, max_position_embeddings: 1024, tie_word_embeddings: true}"
 SCALES = {
@@ -196,6 +196,7 @@ class LatentBench(Bench):
 
     def base_of(self, name: str) -> Path:
         """The folder of the task's base."""
+        name = BASES.get(name, name)
         folder = self.out / "bases" / name
         config = ROOT / "configs" / "pretrain" / f"{CONFIGS.get(name, name)}.yaml"
         options = {"output_dir": folder, "disable_tqdm": True} | self.scale.base
@@ -315,7 +316,7 @@ def latency(name: str) -> Arm:
         task, path = TASKS[name], bench.out / LATENCY / f"{name}.json"
         if path.is_file() and json.loads(path.read_text()).keys() == {"base", *task.methods}:
             return
-        folders = {"base": bench.out / "bases" / name}
+        folders = {"base": bench.out / "bases" / BASES.get(name, name)}
         folders |= {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
         there = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
         reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in there.items()}
