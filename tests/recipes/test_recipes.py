@@ -95,6 +95,7 @@ def test_a_shipped_pretraining_config_dry_runs(config, tmp_path, capsys):
         "local_global_overthinker": 0.9,
         "window_global_overthinker": 0.9,
         "list_functions": 0.3,
+        "recurrent_passing_8": 3.3,
     }
     assert float(table["model"].split()[1].replace(",", "")) / 1e6 == pytest.approx(millions[config.stem], abs=0.1)
     assert float(table["clipped"].partition("%")[0]) < 3
