@@ -185,7 +185,7 @@ class LatentBench(Bench):
         import torch
 
         if torch.cuda.is_available():
-            self.backend = "graph"
+            self.backend = "graph?rows=256"  # beside others on the same GPU
 
     def prepare(self) -> None:
         """Nothing is trained for a test that cannot be read."""
