@@ -111,7 +111,7 @@ def graphs(generated: str, steps_per_stage: int, seeds: int, **other: str) -> Ta
     return Task(
         tests=tests | other | variations,
         methods=_NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "pause")},
-        rows=100_000,
+        rows=50_000,
         steps=10 * steps_per_stage,
         batch_size=128,
         learning_rate=5e-4,
