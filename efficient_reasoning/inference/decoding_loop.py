@@ -323,7 +323,7 @@ class Loop:
                 places[n, width - len(prompt) :] = own[: len(prompt) - tail]
         lengths = np.array([len(prompt) for prompt in held])
         ids, places, lengths = (send(torch.from_numpy(array), self.device) for array in (ids, places, lengths))
-        read = self.read(ids, lengths, self.engine.prefixes.gather(places))  # too many shapes to capture
+        read = self._read(ids, lengths, self.engine.prefixes.gather(places))  # too many shapes to capture or compile
         return _Prompts({prompt: n for n, prompt in enumerate(held)}, *read, lengths)
 
     def _read(
