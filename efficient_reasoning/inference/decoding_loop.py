@@ -226,9 +226,11 @@ class Loop:
         """Hold what rows have read of responses that may go on."""
         rows = []
         for row, (request, decoded) in ended.items():
+            if decoded.ids[-1] in self.engine.eos_ids:
+                continue
             prompt_tokens = len(request.prompt_ids) - request.offset
             ids = [*request.prompt_ids, *decoded.ids[:-1]]  # nobody has read the last one yet
-            if decoded.ids[-1] not in self.engine.eos_ids and self.engine.holds(ids, prompt_tokens):
+            if self.engine.holds(ids, prompt_tokens):
                 rows.append(Ended(np.array(ids), prompt_tokens, row, self.cache.begin(row)))
         if rows:
             self.engine.prefixes.put(rows, self.cache)
