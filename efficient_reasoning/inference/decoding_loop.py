@@ -7,7 +7,8 @@
 3. On a CPU the same step runs as it is. Nothing is captured, so it looks at once, reads only the columns in use, and
    lets rows go when the queue is empty.
 
-Legend: R rows, V vocabulary, U most new tokens, N prompts, P longest prompt, C columns.
+Legend: R rows, V vocabulary, U most new tokens, N prompts, P longest prompt, Q of its columns that are computed, C
+columns.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from efficient_reasoning.inference.engine import Request, stop_place
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import send
+from efficient_reasoning.inference.prefixes import Ended
 from efficient_reasoning.inference.rows import Rows, Step
 from efficient_reasoning.inference.sampling import uniforms
 from efficient_reasoning.inference.slots import KeyValues, Layers, PromptCache, SlotCache, width_of
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
+_SHORT_TOKENS = 32  # prompts with as little behind what is held are read in one pass
 _HELD_TOKENS = 2 * _PREFILL_TOKENS  # of captured passes over prompts: each keeps the keys and values that it writes
 
 
@@ -194,13 +197,17 @@ class Loop:
             if look is None:
                 continue
             watched = {row: requests[i] for row, i in self.occupied.items() if since[i] < this_round - self.on_gpu}
-            for row in look.ended(watched):
-                index = self.occupied.pop(row)
-                self.cache.release(row)
-                idle.append(row)
+            ended = look.ended(watched)
+            for row in ended:
+                index = self.occupied[row]
                 look.fill(row, requests[index], decoded[index])
                 if decoded[index].spells_stop:
                     self.live.done[row] = True
+            self._hold({row: (requests[self.occupied[row]], decoded[self.occupied[row]]) for row in ended})
+            for row in ended:
+                del self.occupied[row]
+                self.cache.release(row)
+                idle.append(row)
             if not self.on_gpu and not waiting:
                 self._let_go()
         return [decoded[index] for index in range(len(requests))]
@@ -215,6 +222,19 @@ class Loop:
         self.cache.keep(keep, index)
         self.occupied = {row: self.occupied[old] for row, old in enumerate(keep)}
 
+    def _hold(self, ended: Mapping[int, tuple[Request, Decoded]]) -> None:
+        """Hold what rows have read of responses that may go on."""
+        rows = []
+        for row, (request, decoded) in ended.items():
+            if decoded.ids[-1] in self.engine.eos_ids:
+                continue
+            prompt_tokens = len(request.prompt_ids) - request.offset
+            ids = [*request.prompt_ids, *decoded.ids[:-1]]  # nobody has read the last one yet
+            if self.engine.holds(ids, prompt_tokens):
+                rows.append(Ended(np.array(ids), prompt_tokens, row, self.cache.begin(row)))
+        if rows:
+            self.engine.prefixes.put(rows, self.cache)
+
     def _admit(self, came: dict[int, Request], following: Request | None) -> Iterator[tuple[int, Ledger]]:
         """Put requests into idle rows, their first token drawn; each row with its spend so far.
 
@@ -226,29 +246,47 @@ class Loop:
         wanted = tuple(following.prompt_ids) if following is not None else None
         kept, self.kept = self.kept, None
         new = [prompt for prompt in of_prompt if kept is None or prompt not in kept.number]
-        computed = set(new)
+        held = {prompt: self._held(prompt, of_prompt[prompt]) for prompt in new}
+        computed = {prompt: len(prompt) - len(held[prompt]) for prompt in new}
         if len(new) < len(of_prompt):
             self._place(kept, of_prompt, wanted)
-        for alike in self._alike(new):
+        for alike in self._alike(held):
             while alike:
                 count = max(1, min(_PREFILL_PROMPTS, _PREFILL_TOKENS // len(alike[-1])))  # sorted by length
-                self._place(self._prefill(alike[:count]), of_prompt, wanted)
+                self._place(self._prefill({prompt: held[prompt] for prompt in alike[:count]}), of_prompt, wanted)
                 alike = alike[count:]
         for row, request in came.items():
             prompt = tuple(request.prompt_ids)
-            yield row, Ledger(1, len(prompt), len(prompt) if prompt in computed else 0)
-            computed.discard(prompt)
+            yield row, Ledger(1, len(prompt), computed.pop(prompt, 0))
 
-    def _alike(self, prompts: list[tuple[int, ...]]) -> Iterable[list[tuple[int, ...]]]:
-        """Prompts that may be read together: those with latents, where as many tokens follow them."""
+    def _held(self, prompt: tuple[int, ...], requests: Mapping[int, Request]) -> np.ndarray:
+        """Where keys and values of the beginning of a prompt are held, for requests that go on from it."""
+        offset = max(request.offset for request in requests.values())
+        if not offset or not self.engine.holds(prompt, len(prompt) - offset):
+            return np.zeros(0, dtype=np.int64)
+        return self.engine.prefixes.find(prompt, len(prompt) - offset)
+
+    def _alike(self, held: Mapping[tuple[int, ...], np.ndarray]) -> Iterable[list[tuple[int, ...]]]:
+        """Prompts that may be read together: about as many tokens follow what is held, or equally many the latents."""
         latents = self.engine.latents
-        by_tail: dict[int | None, list[tuple[int, ...]]] = {}
-        for prompt in prompts:
-            by_tail.setdefault(latents.tail(prompt) if latents is not None else None, []).append(prompt)
+        by_tail: dict[tuple, list[tuple[int, ...]]] = {}
+        for prompt, places in held.items():
+            if len(places):
+                tail = "held", max(_SHORT_TOKENS, len(prompt) - len(places) - 1).bit_length()
+            else:
+                tail = "latents", latents.tail(prompt) if latents is not None else None
+            by_tail.setdefault(tail, []).append(prompt)
         return by_tail.values()
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> _Prompts:
-        """What stays of the prompts, and their logits; on CUDA they stay valid until the next call."""
+    def _prefill(self, held: Mapping[tuple[int, ...], np.ndarray]) -> _Prompts:
+        """What stays of prompts, and their logits; on CUDA they stay valid until the next call.
+
+        Args:
+            held: where their beginnings are held: of all of them, or of none.
+        """
+        prompts = list(held)
+        if len(held[prompts[0]]):
+            return self._read_on(held)
         if self.engine.latents is not None and self.engine.latents.columns(prompts[0]):
             layers, states = self.engine.latents.read(self.engine.model, prompts, self.engine.pad_id)
             lengths = send(torch.tensor([len(prompt) for prompt in prompts]), self.device)
@@ -275,9 +313,28 @@ class Loop:
             self.readers[count, width] = read
         return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read(ids, lengths), lengths)
 
-    def _read(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
-        """Run prompts (N, P) of these lengths (N,): what each layer keeps of them, and logits (N, V) behind them."""
-        cache = PromptCache(lengths)
+    def _read_on(self, held: Mapping[tuple[int, ...], np.ndarray]) -> _Prompts:
+        """Prompts whose beginnings are held. All compute as many columns, with held tokens in place of padding."""
+        width = max(map(len, held))
+        tail = max(len(prompt) - len(places) for prompt, places in held.items())  # Q
+        ids = np.full((len(held), tail), self.engine.pad_id)  # (N, Q)
+        places = np.zeros((len(held), width - tail), dtype=np.int64)  # (N, P - Q)
+        for n, (prompt, own) in enumerate(held.items()):
+            ids[n, -len(prompt) :] = prompt[-tail:]
+            if len(prompt) > tail:
+                places[n, width - len(prompt) :] = own[: len(prompt) - tail]
+        lengths = np.array([len(prompt) for prompt in held])
+        ids, places, lengths = (send(torch.from_numpy(array), self.device) for array in (ids, places, lengths))
+        read = self._read(ids, lengths, self.engine.prefixes.gather(places))  # too many shapes to capture or compile
+        return _Prompts({prompt: n for n, prompt in enumerate(held)}, *read, lengths)
+
+    def _read(
+        self, ids: torch.Tensor, lengths: torch.Tensor, held: Sequence[KeyValues] = ()
+    ) -> tuple[Layers, torch.Tensor]:
+        """Run the last columns (N, Q) of prompts of these lengths (N,), the others of which are held (N, K, P - Q, D):
+        what each layer keeps of all of them, and logits (N, V) behind them.
+        """
+        cache = PromptCache(lengths, held)
         width = ids.shape[1]
         logits = self.engine.model(
             input_ids=ids,
@@ -293,7 +350,7 @@ class Loop:
     def _place(self, batch: _Prompts, of_prompt: dict[tuple, dict[int, Request]], wanted: tuple | None) -> None:
         """Give the rows of the batch's prompts what was prefilled, and keep the prompt that is wanted again."""
         came = {row: request for prompt in batch.number for row, request in of_prompt.get(prompt, {}).items()}
-        requests, rows = list(came.values()), list(came)
+        requests, rows = list(came.values()), {row: len(request.prompt_ids) for row, request in came.items()}
         device = self.device
         if wanted in batch.number:
             self.kept = batch.only(wanted)
@@ -302,7 +359,7 @@ class Loop:
             if self.on_gpu:
                 self._capture()
         self.cache.make_room(width_of(batch.layers))
-        index = send(torch.tensor(rows), device)
+        index = send(torch.tensor(list(rows)), device)
         sources = send(torch.tensor([batch.number[tuple(request.prompt_ids)] for request in requests]), device)
         self.cache.place(rows, index, batch.layers, sources, batch.lengths[sources])
         self._begin(index, requests, batch.logits[sources])

@@ -13,6 +13,7 @@ import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -220,6 +221,11 @@ class Likelihood:
             Rated(score.logprobs, dataclasses.replace(score.spend, rated_tokens=len(rating.ids)))
             for rating, score in zip(ratings, scores, strict=True)
         ]
+
+
+def keeping(engine: Engine) -> AbstractContextManager:
+    """A run of an engine, which may hold what it reads until the run is over (`GraphEngine.keeping`)."""
+    return engine.keeping() if hasattr(engine, "keeping") else nullcontext()
 
 
 def single_samples(requests: Sequence[Request]) -> list[Request]:

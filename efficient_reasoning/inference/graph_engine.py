@@ -2,7 +2,8 @@
 
 1. `Loop` holds the rows and the step; one that was captured serves again wherever it covers what requests ask for.
 2. A prompt is prefilled once for all of its samples.
-3. Requests own their random numbers: which row or batch one gets into does not change its tokens.
+3. What a run has read of a response is held for whoever goes on with it (`prefixes`).
+4. Requests own their random numbers: which row or batch one gets into does not change its tokens.
 
 Greedy tokens equal `model.generate`, which a test holds.
 """
@@ -10,7 +11,8 @@ Greedy tokens equal `model.generate`, which a test holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,9 @@ from efficient_reasoning.inference.engine import (
     single_samples,
 )
 from efficient_reasoning.inference.joint_projections import join_projections
-from efficient_reasoning.inference.memory import cache_bytes, peak_bytes, rows_that_fit
+from efficient_reasoning.inference.memory import cache_bytes, free_bytes, peak_bytes, rows_that_fit
 from efficient_reasoning.inference.model_engine import ModelEngine
+from efficient_reasoning.inference.prefixes import Prefixes
 from efficient_reasoning.inference.rows import Step
 from efficient_reasoning.inference.sampling import sampling_groups
 from efficient_reasoning.linear.configuration_linearized import LinearizedConfig
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
 _TOKENS_APART = 64  # lengths of prompts and completions are rounded up, so that loops serve again
 _COLUMNS_APART = 256  # between two moves of the cache
+_SHARE = 8  # of the free memory, for what a run holds
 
 
 class GraphEngine(ModelEngine):
@@ -62,6 +66,7 @@ class GraphEngine(ModelEngine):
 
     Attributes:
         spent: the sum of what all completions and scores have been charged.
+        prefixes: what the run that is under way has read; None between runs.
 
     Raises:
         BadInput: the model does not hand on to its attention what a step tells it.
@@ -88,6 +93,7 @@ class GraphEngine(ModelEngine):
         self.stride = stride
         self.compile_step = compile_step
         self.latents = latents
+        self.prefixes: Prefixes | None = None
         self._loops: dict[int | None, Loop] = {}  # by the candidates of their draws
 
     @staticmethod
@@ -104,6 +110,29 @@ class GraphEngine(ModelEngine):
         plain = kinds <= {"full_attention", "sliding_attention"} and softcap is None and config.model_type != "gpt_oss"
         model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         return plain and model is not None and model._supports_attention_backend and not model._is_stateful
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """A run: what one call reads of responses is held for the next ones. Weights must stay as they are meanwhile.
+
+        All of it is dropped behind the outermost run. Models with states hold nothing, since a state cannot be cut.
+        """
+        of_column, of_row = self.cache_bytes
+        if self.prefixes is not None or of_row:
+            yield
+            return
+        self.prefixes = Prefixes(free_bytes(self.model.device) // _SHARE // of_column)
+        try:
+            yield
+        finally:
+            self.prefixes = None
+
+    def holds(self, ids: Sequence[int], prompt_tokens: int) -> bool:
+        """Whether ids may be held: in a run, and without latents behind the problem's prompt, which begins them."""
+        if self.prefixes is None:
+            return False
+        columns = range(0) if self.latents is None else self.latents.columns(ids)
+        return not columns or columns.stop <= prompt_tokens
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

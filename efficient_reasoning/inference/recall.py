@@ -7,15 +7,29 @@ the same tokens. Budget forcing at 64, 128 and 256 tokens asks for just that.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from efficient_reasoning.inference.engine import IN_LOOP, Completion, Engine, Hidden, Request, Score, single_samples
+import numpy as np
+
+from efficient_reasoning.inference.engine import (
+    IN_LOOP,
+    Completion,
+    Engine,
+    Hidden,
+    Request,
+    Score,
+    keeping,
+    single_samples,
+)
+from efficient_reasoning.inference.prefixes import shared
 
 
 class RecallingEngine:
     """Passes requests on, and answers from memory those of which a longer decoding is known.
 
-    What is recalled is charged as if it had been decoded: a strategy's spend does not depend on what ran before it.
+    What is recalled is charged as if it had been decoded: a strategy's spend does not depend on what ran before it. So
+    is what goes on from there: an engine that holds what it reads (`prefixes`) would have held what it decoded.
 
     Args:
         engine: decodes what is not known.
@@ -26,6 +40,19 @@ class RecallingEngine:
         # A forced close comes in two parts, of which the first is the beginning of others.
         self.capabilities = engine.capabilities - {IN_LOOP}
         self._known: dict[tuple, Completion] = {}
+        # In this run, what would be held of what was recalled, by the problem's prompt.
+        self._recalled: dict[tuple[int, ...], list[np.ndarray]] | None = None
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """A run, as `GraphEngine.keeping`."""
+        outer = self._recalled
+        self._recalled = {} if outer is None else outer
+        try:
+            with keeping(self.engine):
+                yield
+        finally:
+            self._recalled = outer
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         requests = single_samples(requests)
@@ -34,9 +61,40 @@ class RecallingEngine:
         unknown = [index for index, completion in enumerate(recalled) if completion is None]
         decoded = self.engine.generate([requests[i] for i in unknown]) if unknown else []
         for index, completion in zip(unknown, decoded, strict=True):
-            recalled[index] = completion
-            self._known[keys[index]] = completion
+            recalled[index] = self._charge(requests[index], completion)
+            self._known[keys[index]] = recalled[index]
+        for index in set(range(len(requests))) - set(unknown):
+            self._hold(requests[index], recalled[index])
         return recalled
+
+    def _hold(self, request: Request, completion: Completion) -> None:
+        """Note what an engine would hold of a completion, had it decoded it."""
+        prompt_tokens = len(request.prompt_ids) - request.offset
+        ids = [*request.prompt_ids, *completion.ids[:-1]]
+        holds = getattr(self.engine, "holds", None)
+        if self._recalled is not None and not completion.finished and holds and holds(ids, prompt_tokens):
+            self._recalled.setdefault(tuple(ids[:prompt_tokens]), []).append(np.array(ids))
+
+    def _charge(self, request: Request, completion: Completion) -> Completion:
+        """A completion that was decoded, not charged for what would have been held."""
+        prompt_tokens, spend = len(request.prompt_ids), completion.spend
+        problem = tuple(request.prompt_ids[: prompt_tokens - request.offset])
+        recalled = self._recalled.get(problem, []) if self._recalled and request.offset else []
+        before = np.array(request.prompt_ids[:-1]) if recalled else None
+        held = max((shared(before, ids) for ids in recalled), default=0)
+        if prompt_tokens - held >= spend.computed_prompt_tokens:
+            return completion
+        saved = spend.computed_prompt_tokens - (prompt_tokens - held)
+        flops = self.engine.flops.of_prompt(prompt_tokens, spend.computed_prompt_tokens)
+        flops -= self.engine.flops.of_prompt(prompt_tokens, prompt_tokens - held)
+        computed = spend.computed_prompt_tokens + len(completion.ids)
+        spend = dataclasses.replace(
+            spend,
+            computed_prompt_tokens=prompt_tokens - held,
+            flops=spend.flops - flops,
+            seconds=spend.seconds * (1 - saved / computed),
+        )
+        return dataclasses.replace(completion, spend=spend)
 
     def _recall(self, key: tuple, request: Request) -> Completion | None:
         known = self._known.get(key)
@@ -49,8 +107,8 @@ class RecallingEngine:
         share = (computed + decoded_tokens) / (computed + known.spend.decoded_tokens)
         costs, flops = getattr(self.engine, "flops", None), 0.0  # of engines that know their model
         iterations = known.iterations[: len(ids)]
-        if costs:  # and read all of a prompt or nothing
-            flops = costs.of_prompt(prompt_tokens, prompt_tokens if computed else 0)
+        if costs:
+            flops = costs.of_prompt(prompt_tokens, computed)
             flops += costs.of_new(prompt_tokens, len(ids), iterations)
         spend = dataclasses.replace(
             known.spend,

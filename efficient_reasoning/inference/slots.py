@@ -12,7 +12,7 @@ Legend: R rows, K key-value heads, C columns, D head dimension, N prompts, P lon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -38,18 +38,23 @@ class PromptCache:
 
     Args:
         lengths: (N,) of prompts that are padded on the left.
+        held: keys and values (N, K, H, D) of their first columns, which are not computed again; padded like them.
 
     Attributes:
-        layers: what each layer keeps.
+        layers: what each layer keeps, of held columns, too.
         asked: how many layers have asked for the lengths.
     """
 
-    def __init__(self, lengths: torch.Tensor):
+    def __init__(self, lengths: torch.Tensor, held: Sequence[KeyValues] = ()):
         self.lengths = lengths
+        self.held = held
         self.layers: list[KeyValues | WindowState] = []
         self.asked = 0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+        if self.held:
+            held = self.held[layer_idx]
+            key_states, value_states = torch.cat([held.keys, key_states], 2), torch.cat([held.values, value_states], 2)
         # Values may be a view of a product that is several times as large.
         self.layers.append(KeyValues(key_states.contiguous(), value_states.contiguous()))
         return self.layers[-1]
@@ -142,16 +147,21 @@ class SlotCache:
         self.column.fill_(end)
 
     def place(
-        self, rows: Sequence[int], index: torch.Tensor, prompts: Layers, sources: torch.Tensor, lengths: torch.Tensor
+        self,
+        rows: Mapping[int, int],
+        index: torch.Tensor,
+        prompts: Layers,
+        sources: torch.Tensor,
+        lengths: torch.Tensor,
     ) -> None:
         """Copy prompts into rows.
 
         Args:
-            rows: whose occupants are replaced.
+            rows: whose occupants are replaced, and the tokens of each one's prompt.
             index: (rows,) the same, on the device.
             prompts: what each layer keeps of them.
             sources: (rows,) the prompt of each row.
-            lengths: (rows,) of the prompts, in tokens.
+            lengths: (rows,) of the prompts, in tokens, on the device.
         """
         width = width_of(prompts)
         for layer, prefilled in zip(self.layers, prompts, strict=True):
@@ -161,7 +171,7 @@ class SlotCache:
                 else:
                     states[index] = prompt[sources]
         self.lengths[index] = lengths
-        self._begins |= dict.fromkeys(rows, self.at - width)
+        self._begins |= {row: self.at - tokens for row, tokens in rows.items()}
 
     def keep(self, rows: Sequence[int], index: torch.Tensor) -> None:
         """Make these rows, all that are occupied, the first ones; `index` is the same on the device."""
@@ -173,6 +183,10 @@ class SlotCache:
                     states[: len(rows)] = states[index]
         self.lengths[: len(rows)] = self.lengths[index]
         self._begins = {place: self._begins[row] for place, row in enumerate(rows)}
+
+    def begin(self, row: int) -> int:
+        """The column of the first token that the row holds; one for each of the others follows."""
+        return self._begins[row]
 
     def release(self, row: int) -> None:
         """What the row holds is no longer needed."""

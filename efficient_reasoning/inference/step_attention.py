@@ -7,7 +7,7 @@
    both can be captured.
 
 Legend: R rows, H query heads, K key-value heads, G = H / K heads of a group, D head dimension, C columns, N prompts,
-P longest prompt.
+P longest prompt, Q of its columns that are computed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def slot_attention(
     """transformers' attention interface.
 
     With a `SlotCache`: query (R, H, 1, D), key and value (R, K, C, D) -> (R, 1, H, D).
-    With `PromptCache`: query (N, H, P, D), key and value (N, K, P, D) -> (N, P, H, D).
+    With `PromptCache`: query (N, H, Q, D), key and value (N, K, P, D) -> (N, Q, H, D); of the last Q columns.
     Without slots, as for anyone else who uses the model, it is SDPA under `attention_mask`.
 
     Raises:
@@ -98,10 +98,10 @@ def slot_attention(
 def _attend_prompts(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: torch.Tensor, scale: float, window: int
 ) -> torch.Tensor:
-    width, group = query.shape[2], query.shape[1] // key.shape[1]
+    width, group = key.shape[2], query.shape[1] // key.shape[1]
     columns = torch.arange(width, device=query.device)
-    behind = columns[:, None] - columns  # (P, P)
-    own = (behind >= 0) & (behind < window) & (columns >= width - lengths[:, None, None])  # (N, P, P)
+    behind = columns[width - query.shape[2] :, None] - columns  # (Q, P)
+    own = (behind >= 0) & (behind < window) & (columns >= width - lengths[:, None, None])  # (N, Q, P)
     own = own | (behind == 0)  # padding looks at itself: a softmax over nothing is not a number
     key, value = (states.repeat_interleave(group, dim=1) for states in (key, value))
     return scaled_dot_product_attention(query, key, value, attn_mask=own[:, None], scale=scale).transpose(1, 2)

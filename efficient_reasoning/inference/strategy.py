@@ -3,12 +3,14 @@
 1. A strategy is a generator: it yields batches of requests, is sent their completions, and returns one response. It
    never sees the engine, so any strategy runs on any engine, and tests drive it by hand.
 2. `run_all` advances the strategies of many problems side by side and decodes what they ask for in common batches,
-   one for each model that they ask.
+   one for each model that they ask. Meanwhile these hold what they read (`GraphEngine.keeping`).
 3. Whatever a strategy asks for is charged to its problem's ledger, and latents of its prompts once (`charge_latents`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,6 +28,7 @@ from efficient_reasoning.inference.engine import (
     Rating,
     Request,
     Sampling,
+    keeping,
     single_samples,
 )
 from efficient_reasoning.inference.ledger import Ledger
@@ -338,21 +341,25 @@ def run_all(
     """
     results: list[Result | None] = [None] * len(steps)
     inbox: dict[int, list[Completion | Rated] | None] = dict.fromkeys(range(len(steps)))
-    while inbox:
-        asked: dict[int, list[Asked]] = {}
-        for index, answers in inbox.items():
-            try:
-                asked[index] = steps[index].send(answers)
-            except StopIteration as stop:
-                results[index] = stop.value
-        if progress is not None and len(asked) < len(inbox):
-            progress(len(inbox) - len(asked))
-        inbox = _decode(engine, asked)
+    with contextlib.ExitStack() as run:
+        keep = functools.cache(lambda decoder: run.enter_context(keeping(decoder)))
+        while inbox:
+            asked: dict[int, list[Asked]] = {}
+            for index, answers in inbox.items():
+                try:
+                    asked[index] = steps[index].send(answers)
+                except StopIteration as stop:
+                    results[index] = stop.value
+            if progress is not None and len(asked) < len(inbox):
+                progress(len(inbox) - len(asked))
+            inbox = _decode(engine, asked, keep)
     return results
 
 
-def _decode(engine: Engine, asked: Mapping[int, Sequence[Asked]]) -> dict[int, list[Completion | Rated]]:
-    """What everybody asked for, by who asked; those whom it is for are asked once each."""
+def _decode(
+    engine: Engine, asked: Mapping[int, Sequence[Asked]], keep: Callable[[Engine], object]
+) -> dict[int, list[Completion | Rated]]:
+    """What everybody asked for, by who asked; those whom it is for are asked once each, and keep what they read."""
     requests = [(index, request) for index, own in asked.items() for request in own]
     groups: dict[int, list[int]] = {}
     for place, (_, request) in enumerate(requests):
@@ -364,6 +371,7 @@ def _decode(engine: Engine, asked: Mapping[int, Sequence[Asked]]) -> dict[int, l
             answers = iter(group[0].rater.rate(group))
         else:
             decoder = group[0].engine or engine
+            keep(decoder)
             answers = iter(decoder.generate([replace(request, engine=None) for request in group]))
         for place, request in zip(places, group, strict=True):
             answered[place] = [next(answers) for _ in range(request.n)]

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
-from efficient_reasoning.inference.engine import IN_LOOP, Completion, Engine, Hidden, Request, Score, single_samples
+from efficient_reasoning.inference.engine import (
+    IN_LOOP,
+    Completion,
+    Engine,
+    Hidden,
+    Request,
+    Score,
+    keeping,
+    single_samples,
+)
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.strategy import Exchange, run_all
 from efficient_reasoning.thinking import Phase, ThinkingFormat
@@ -25,6 +35,9 @@ class TwoPassEngine:
     def __init__(self, engine: Engine):
         self.engine = engine
         self.capabilities = engine.capabilities | {IN_LOOP}
+
+    def keeping(self) -> AbstractContextManager:
+        return keeping(self.engine)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return run_all(self.engine, [_decode(request) for request in single_samples(requests)])

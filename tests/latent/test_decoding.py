@@ -74,6 +74,32 @@ def test_an_engine_charges_latents_as_part_of_prompts(model):
         assert (spend.prompt_tokens, spend.computed_prompt_tokens, spend.decoded_tokens) == (9, 9, len(completion.ids))
 
 
+def test_latents_are_read_once_for_all_who_go_on_behind_them(model):
+    rng = random.Random(2)
+    prompts = [prompt(rng, *sizes) for sizes in ((5, 3, 1), (9, 0, 2), (2, 6, 1), (1, 1, 4))]
+    expected = [slowly(model, ids, 9) for ids in prompts]
+    graph, responses = engine(model), [[] for _ in prompts]
+    with graph.keeping():
+        for tokens in (3, 1, 5):
+            asked = [i for i, ids in enumerate(responses) if END not in ids]
+            requests = [
+                Request([*prompts[i], *responses[i]], tokens, Sampling(0), offset=len(responses[i])) for i in asked
+            ]
+            for i, completion in zip(asked, graph.generate(requests), strict=True):
+                assert completion.spend.computed_prompt_tokens == (1 if responses[i] else len(prompts[i]))
+                responses[i] += completion.ids
+    assert responses == expected
+
+
+def test_what_looks_like_latents_in_a_response_is_not_held(model):
+    """Read anew, it would be taken for latents where the problem has none."""
+    graph, response = engine(model), [9, BOT, LATENT, LATENT, 11]
+    with graph.keeping():
+        for _ in range(2):
+            [completion] = graph.generate([Request([4, 5, 6, *response], 3, Sampling(0), offset=len(response))])
+            assert completion.spend.computed_prompt_tokens == 8
+
+
 def test_a_placeholder_elsewhere_is_a_token_like_any_other(model):
     """A question may hold its text, and a model may write it; a probe then goes on from there."""
     question, response = [5, LATENT, 7, BOT], [BOT, LATENT, LATENT, 9, LATENT, 11]

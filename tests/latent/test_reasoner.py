@@ -30,7 +30,8 @@ class InPasses:
     """An engine whose forced closes come in two passes, as those of one that recalls do."""
 
     def __init__(self, engine):
-        self.generate, self.capabilities = engine.generate, engine.capabilities - {IN_LOOP}
+        self.generate, self.keeping = engine.generate, engine.keeping
+        self.capabilities = engine.capabilities - {IN_LOOP}
 
 
 class Counting:
@@ -125,7 +126,7 @@ def test_a_recalled_response_is_charged_its_latents(checkpoint):
             solve(each, QUESTIONS[0], budget_tokens=budget, temperature=0.0).spend
             for each in (recalling, dataclasses.replace(reasoner, engine=InPasses(reasoner.engine)))
         ]
-        for name in ("prompt_tokens", "decoded_tokens", "forced_tokens", "flops"):
+        for name in ("prompt_tokens", "computed_prompt_tokens", "decoded_tokens", "forced_tokens", "flops"):
             assert len({getattr(spend, name) for spend in spends}) == 1, name
 
 

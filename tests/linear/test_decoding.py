@@ -51,6 +51,21 @@ def test_a_row_decodes_alone_what_it_decodes_among_others(student):
     assert [one.ids for one in GraphEngine(student, EOS, PAD, rows=4).generate(requests)] == alone
 
 
+def test_a_state_is_not_held_for_who_goes_on():
+    """It cannot be cut to a beginning; keys and values of the other layers alone are of no use."""
+    student = trained(linearize(softmax_model(), 5, [1, 3]))
+    engine, rows = GraphEngine(student, EOS, PAD), prompts(6)
+    with engine.keeping():
+        begun = engine.generate([Request(row, 4, GREEDY) for row in rows])
+        asked = [[*row, *one.ids] for row, one in zip(rows, begun, strict=True) if not one.finished]
+        assert asked
+        offsets = [len(one.ids) for one in begun if not one.finished]
+        requests = [Request(ids, 9, GREEDY, offset=offset) for ids, offset in zip(asked, offsets, strict=True)]
+        completions = engine.generate(requests)
+    assert [one.ids for one in completions] == [generated(student, ids, 9) for ids in asked]
+    assert [one.spend.computed_prompt_tokens for one in completions] == [len(ids) for ids in asked]
+
+
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("key_value_heads", [1, 4])
 def test_architectures_and_groups(kind, key_value_heads):
