@@ -22,6 +22,7 @@ from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.thinking import ThinkingFormat
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from transformers import PreTrainedTokenizerBase
 
@@ -235,6 +236,13 @@ def single_samples(requests: Sequence[Request]) -> list[Request]:
         for request in requests
         for sample in range(request.n)
     ]
+
+
+def shared(ids: np.ndarray, others: np.ndarray) -> int:
+    """How many ids two sequences begin with in common."""
+    length = min(len(ids), len(others))
+    differs = ids[:length] != others[:length]
+    return int(differs.argmax()) if differs.any() else length
 
 
 def own_seed(request: Request) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from efficient_reasoning.inference.engine import shared
 from efficient_reasoning.inference.memory import send
 from efficient_reasoning.inference.slots import KeyValues, SlotCache
 
@@ -143,7 +144,7 @@ class Prefixes:
         tokens = min(self.most_tokens, max(_FIRST_TOKENS, 2 * self._tokens))
 
         def larger(layer: int, kind: int, like: torch.Tensor) -> torch.Tensor:
-            states = like.new_empty(tokens, like.shape[1], like.shape[3])
+            states = like.new_zeros(tokens, like.shape[1], like.shape[3])  # padding reads what nobody has written
             if self._tokens:
                 states[: self._tokens] = self._layers[layer][kind]
             return states
@@ -154,10 +155,3 @@ class Prefixes:
         ]
         self._free += range(self._tokens, tokens)
         self._tokens = tokens
-
-
-def shared(ids: np.ndarray, others: np.ndarray) -> int:
-    """How many ids two sequences begin with in common."""
-    length = min(len(ids), len(others))
-    differs = ids[:length] != others[:length]
-    return int(differs.argmax()) if differs.any() else length

@@ -20,9 +20,9 @@ from efficient_reasoning.inference.engine import (
     Request,
     Score,
     keeping,
+    shared,
     single_samples,
 )
-from efficient_reasoning.inference.prefixes import shared
 
 
 class RecallingEngine:
