@@ -2,8 +2,8 @@
 
 1. A latent is a position whose input is what the model made of the position before it, as it is or through a
    projection, so latents are computed one after another. What stands before them is read once into a key-value cache,
-   each latent is a pass over one column of the batch, and what follows them is one pass again: K + 2 passes, and no
-   position is computed twice. Gradients flow back through the cache.
+   each latent but the last is a pass over one column of the batch, and the last one is read with what follows: K + 1
+   passes, and no position is computed twice. Gradients flow back through the cache.
 2. Rows may differ in their latents, also in having none. All latents of a batch end at the same column; where a row
    has fewer, tokens of its prompt stand in the columns of others' latents, and are read there. So a row computes what
    it would alone, and all processes can be made to run equally many passes.
@@ -187,17 +187,14 @@ def read(
         )
 
     latents = []  # of K columns (B, D)
-    if first == end:
-        last = run(embedded, 0, with_layers)
-        states = last.last_hidden_state[:, end - 1 :]
-    else:
-        state = run(embedded[:, :first], 0).last_hidden_state[:, -1]  # (B, D)
-        for column in range(first, end):
-            latent = (state if projection is None else projection(state)).to(embedded.dtype)
-            latents.append(torch.where(batch.is_latent[:, column, None], latent, embedded[:, column]))
-            state = run(latents[-1][:, None], column).last_hidden_state[:, 0]
-        last = run(embedded[:, end:], end, with_layers)
-        states = torch.cat([state[:, None], last.last_hidden_state], 1)
+    begin, waiting = 0, embedded[:, :first]  # what no pass has read yet
+    for column in range(first, end):
+        state = run(waiting, begin).last_hidden_state[:, -1]  # (B, D)
+        latent = (state if projection is None else projection(state)).to(embedded.dtype)
+        latents.append(torch.where(batch.is_latent[:, column, None], latent, embedded[:, column]))
+        begin, waiting = column, latents[-1][:, None]
+    last = run(torch.cat([waiting, embedded[:, end:]], 1), begin, with_layers)
+    states = last.last_hidden_state[:, end - 1 - begin :]
     width = batch.labels.shape[1]
     layers = tuple(layer[:, layer.shape[1] - width :] for layer in last.hidden_states[1:]) if with_layers else ()
     return Passes(states, torch.stack(latents, 1) if latents else embedded[:, end:end], layers, cache)

@@ -103,7 +103,7 @@ def test_without_latents_it_is_the_plain_model(model):
         torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-4)
 
 
-def test_every_latent_is_a_pass_and_nothing_is_read_twice(model, monkeypatch):
+def test_the_last_latent_is_read_with_what_follows_and_nothing_twice(model, monkeypatch):
     widths = []
     forward = model.base_model.forward
     monkeypatch.setattr(
@@ -111,7 +111,7 @@ def test_every_latent_is_a_pass_and_nothing_is_read_twice(model, monkeypatch):
     )
     batch = collate([row(random.Random(3), 6, 4, 5)], pad_id=0)
     read(model, batch)
-    assert widths == [6, 1, 1, 1, 1, 5]
+    assert widths == [6, 1, 1, 1, 1 + 5]
 
 
 def test_what_is_given_is_not_learnt():
