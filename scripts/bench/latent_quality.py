@@ -132,7 +132,7 @@ TASKS = {
         | {
             f"{method}_{latents}": {
                 "method": method,
-                "steps_per_stage": 150,
+                "steps_per_stage": 300,
                 "max_stage": latents // 2,
                 "latents_per_step": 2,
             }
@@ -140,7 +140,7 @@ TASKS = {
             for latents in (8, 16)
         },
         rows=50_000,
-        steps=2000,
+        steps=4000,
         batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=256,
