@@ -136,6 +136,11 @@ def measure(forward: Callable[[], torch.Tensor], repetitions: int) -> dict[str, 
     return result
 
 
+def say(tokens: int, part: str, name: str, measured: dict[str, float]) -> None:
+    first = f"{measured['first_seconds']:.1f} s at first"
+    print(f"{tokens:,} tokens, {part}, {name}: {1000 * measured['seconds']:.2f} ms, {first}", flush=True)
+
+
 def measure_layer(model: PreTrainedModel, tokens: int, scale: Scale) -> dict[str, dict]:
     device, dtype = model.device, model.dtype
     layer, on_cuda = model.model.layers[0].self_attn, device.type == "cuda"
@@ -163,6 +168,7 @@ def measure_layer(model: PreTrainedModel, tokens: int, scale: Scale) -> dict[str
             return function(layer, query, key, value, made, scaling=layer.scaling)[0].sum()
 
         results[name] = measure(forward, scale.repetitions) | {"mask_seconds": seconds}
+        say(tokens, "layer", name, results[name])
     return results
 
 
@@ -176,6 +182,7 @@ def measure_model(models: dict[str, PreTrainedModel], tokens: int, scale: Scale)
             return model(ids, labels=ids, use_cache=False).loss
 
         results[name] = measure(forward, scale.repetitions)
+        say(tokens, "model", name, results[name])
         model.zero_grad()
     return results
 
@@ -191,6 +198,7 @@ def main() -> None:
     results: dict = {"torch": torch.__version__, "layer": {}, "model": {}}
     if device == "cuda":
         results["difference"] = check(scale, device)
+        print(f"Relative differences: {results['difference']}", flush=True)
     models = {"full": build(scale, is_full=True), "window": build(scale)}
     models = {name: model.to(device, dtype).train() for name, model in models.items()}
     for tokens in scale.lengths:
@@ -202,7 +210,7 @@ def main() -> None:
             full = results[part][tokens]["full"]["seconds"]
             for name, one in results[part][tokens].items():
                 ratio = f"{full / one['seconds']:.2f} times as fast as full"
-                print(f"{tokens:,} tokens, {part}, {name}: {1000 * one['seconds']:.2f} ms, {ratio}", flush=True)
+                print(f"{tokens:,} tokens, {part}, {name}: {ratio}", flush=True)
 
 
 if __name__ == "__main__":
