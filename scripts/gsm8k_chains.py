@@ -22,7 +22,7 @@ from efficient_reasoning.prompts import encode_prompt, make_completion, make_pro
 from efficient_reasoning.thinking import ThinkingFormat
 from efficient_reasoning.traces import tokenizer_hash
 
-_MARK = re.compile(r"<<(.*?)>>")
+MARK = re.compile(r"<<(.*?)>>")  # of the calculator
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def traces(source: str, thinking: ThinkingFormat) -> Iterator[dict]:
         if not marked or not isinstance(row.get("question"), str):
             raise BadInput(f"{source}, line {number}: no question with an answer behind ####; give a file of GSM8K.")
         answer = answer.strip().replace(",", "")
-        text = thinking.write(_MARK.sub("", solution).strip(), answer)
+        text = thinking.write(MARK.sub("", solution).strip(), answer)
         prompt = make_prompt(tokenizer, row["question"])
         prompt_ids = encode_prompt(tokenizer, prompt)
         ids = tokenizer.encode(text, add_special_tokens=False)
@@ -57,7 +57,7 @@ def traces(source: str, thinking: ThinkingFormat) -> Iterator[dict]:
             "question": row["question"],
             "answer": answer,
             "task": "numeric",
-            "metadata": {"short_chain": "\n".join(_MARK.findall(solution))},
+            "metadata": {"short_chain": "\n".join(MARK.findall(solution))},
         }
         yield {
             **problem,

@@ -39,7 +39,7 @@ class Forgetting:
 
     def __init__(self, engine: GraphEngine):
         self.engine, self.capabilities = engine, engine.capabilities
-        self.generate, self.score = engine.generate, engine.score
+        self.generate, self.score, self.flops = engine.generate, engine.score, engine.flops
 
     @property
     def spent(self) -> Ledger:

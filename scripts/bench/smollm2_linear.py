@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,11 +31,11 @@ from efficient_reasoning.files import read_jsonl, write_json, write_jsonl
 from efficient_reasoning.prompts import conversation, encode_prompt, make_completion, make_prompt
 from scripts.bench.arms import Arm, Arms, run_bench
 from scripts.bench.linear_quality import LORA, LinearBench, LinearScale
+from scripts.gsm8k_chains import MARK
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("EFFICIENT_REASONING_DATA", ROOT / "../shared/data"))
 TRAIN, TEST = (f"file:{DATA}/gsm8k/{name}.jsonl" for name in ("train", "test_first1119"))
-_MARK = re.compile(r"<<.*?>>")  # of a calculator, in GSM8K
 ANSWERS, SOLUTIONS = "own answers", "people's solutions"
 
 # In a process that knows nothing of this toolkit.
@@ -125,7 +124,7 @@ class SmolBench(LinearBench):
         solutions = [
             {
                 "prompt": make_prompt(tokenizer, row["question"]),
-                "completion": make_completion(tokenizer, _MARK.sub("", row["answer"]).partition("\n####")[0]),
+                "completion": make_completion(tokenizer, MARK.sub("", row["answer"]).partition("\n####")[0]),
             }
             for row in itertools.islice(read_jsonl(TEST.removeprefix("file:")), self.scale.test_problems)
         ]

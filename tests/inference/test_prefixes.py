@@ -22,6 +22,7 @@ from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.prefixes import Ended, Prefixes
 from efficient_reasoning.inference.slots import KeyValues, SlotCache
 from efficient_reasoning.inference.strategy import run_all
+from scripts.bench.prefixes import Forgetting
 from tests.inference.test_engine import EOS, GREEDY, PAD, generated, prompts, tiny
 
 WINDOW = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
@@ -240,14 +241,6 @@ def test_the_problem_that_was_asked_for_least_recently_goes():
 @pytest.fixture(scope="module")
 def reasoner():
     return load_reasoner("overthinker", device="cpu")
-
-
-class Forgetting:
-    """An engine whose runs hold nothing."""
-
-    def __init__(self, engine):
-        self.engine, self.capabilities = engine, engine.capabilities
-        self.generate, self.score, self.flops = engine.generate, engine.score, engine.flops
 
 
 def solved(reasoner, strategy: str, budget_tokens: int | None = None) -> list:
