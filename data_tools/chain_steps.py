@@ -1,7 +1,7 @@
 """Problems with their chains, a step a string: rows for latent SFT.
 
-1. A built-in family writes its own chain (`style`: `equations` is the floor, `plain` says a little more); rows of
-   files and of the Hub bring theirs as `steps`, as those of ProsQA do.
+1. A built-in family writes its own chain (`style`: `equations` is the floor, `plain` says a little more, of graphs the
+   search); rows of files and of the Hub bring theirs as `steps`, as those of ProsQA do.
 2. Steps stay apart, since a curriculum takes them away one by one: joined, with a line break behind each, they are
    the thinking of an ordinary row.
 
@@ -64,7 +64,7 @@ def chain_steps(
     for problem in rows:
         family, metadata = family_of(problem), problem.get("metadata") or {}
         steps = metadata.get("steps")
-        if family is not None and not _are_texts(steps):
+        if family is not None and (style != "equations" or not _are_texts(steps)):
             rng = random.Random(f"{seed}/{problem['id']}")
             steps = FAMILIES[family].chain(problem, style, rng).splitlines()
         if not _are_texts(steps):

@@ -6,8 +6,8 @@
    first arm that needs them. Every method trains from that base, on those rows, with as many steps and the same
    learning rates.
 2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), generated ones, and graphs
-   beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. `graph_paths` trains without shortcuts,
-   too. Decoding is greedy; a latent counts as a token.
+   beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. Chains of `prosqa` are searches, a
+   ring a step; those of `prosqa_ways` the shortest ways, as in ProsQA. Decoding is greedy; a latent counts as a token.
 3. Controls: `cot` and `no_cot` train on with all steps and with none; `pause` has a learnt token in place of each
    latent, and is compared with `coconut` problem by problem, on `prosqa` over three seeds of both. Of multiplications
    the base stands for `cot`: it writes their chains, and nothing else.
@@ -72,6 +72,7 @@ class Task:
         seeds: of an arm, 1 where it is not named.
         rows, steps, batch_size, learning_rate: of every training.
         max_new_tokens: of a test.
+        style: of the chains.
     """
 
     tests: Mapping[str, str]
@@ -81,6 +82,7 @@ class Task:
     batch_size: int
     learning_rate: float
     max_new_tokens: int
+    style: str = "equations"
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -103,26 +105,28 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
     )
 
 
-def graphs(generated: str, steps_per_stage: int, seeds: int, **other: str) -> Task:
-    """Latents, or pauses, in place of the steps of a shortest way."""
-    stages = {"steps_per_stage": steps_per_stage, "max_stage": 6}
-    tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": generated}
-    variations = {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")}
+def graphs(style: str, seeds: int, *methods: str) -> Task:
+    """Latents, or pauses, in place of the steps of a chain."""
+    stages = {"steps_per_stage": 300, "max_stage": 6}
+    every = _NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "sim_cot", "pause")}
+    every["coconut_mixed"] = every["coconut"] | {"mixed_stages": True}
+    tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": "prosqa", "balanced": "graph_paths"}
     return Task(
-        tests=tests | other | variations,
-        methods=_NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "pause")},
+        tests=tests | {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")},
+        methods={method: every[method] for method in methods},
         rows=50_000,
-        steps=10 * steps_per_stage,
+        steps=3000,
         batch_size=128,
-        learning_rate=5e-4,
+        learning_rate=3e-4,
         max_new_tokens=384,
+        style=style,
         seeds={"coconut": seeds, "pause": seeds},
     )
 
 
 TASKS = {
-    "prosqa": graphs("prosqa", steps_per_stage=300, seeds=SEEDS, balanced="graph_paths"),
-    "graph_paths": graphs("graph_paths", steps_per_stage=600, seeds=1),
+    "prosqa": graphs("plain", SEEDS, "cot", "no_cot", "coconut", "coconut_mixed", "sim_cot", "pause"),
+    "prosqa_ways": graphs("equations", 1, "cot", "coconut"),
     "multiplication_4": multiplication(4, steps_per_stage=500, stages=14, last_stage=7),
     "multiplication_5": multiplication(5, steps_per_stage=400, stages=14, last_stage=10),
     "gsm_symbolic": Task(
@@ -146,7 +150,7 @@ TASKS = {
         max_new_tokens=256,
     ),
 }
-BASES = {"prosqa": "graph_paths"}  # where a task has another's
+BASES = {"prosqa": "graph_paths", "prosqa_ways": "graph_paths"}  # where a task has another's
 CONFIGS = {"gsm_symbolic": "gsm_symbolic_15m"}  # of the pre-training, where it is not called after its base
 _TOY = "{model_type: qwen3, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1, "
 _TOY += "head_dim: 8, intermediate_size: 16, max_position_embeddings: 1024, tie_word_embeddings: true}"
@@ -214,7 +218,8 @@ class LatentBench(Bench):
         def write() -> None:
             began = time.perf_counter()
             shards = [path.with_suffix(f".{shard}") for shard in range(ROW_SHARDS)]
-            options = {"task": name, "model": base, "num_problems": -(-rows // ROW_SHARDS)}
+            options = {"task": name.removesuffix("_ways"), "style": TASKS[name].style}
+            options |= {"model": base, "num_problems": -(-rows // ROW_SHARDS)}
             lines = [flags(options | {"seed": seed, "out": shard}) for seed, shard in enumerate(shards)]
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(min(ROW_SHARDS, os.cpu_count()), context) as pool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -8,7 +9,7 @@ from data_tools import chain_steps
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import read_jsonl
-from efficient_reasoning.problems import load_problems
+from efficient_reasoning.problems import FAMILIES, load_problems
 
 TOKENIZER = load_tokenizer(resolve_model("overthinker"))
 
@@ -24,6 +25,16 @@ def test_steps_are_those_of_the_family(task):
         assert row["steps"] and all(step.strip() and "\n" not in step for step in row["steps"])
         if "steps" in problem["metadata"]:
             assert row["steps"] == problem["metadata"]["steps"]
+
+
+def test_a_style_tells_the_chain_in_another_way():
+    [problem] = load_problems("graph_paths", "train", 1, 0)
+    [way], [rings] = (
+        list(chain_steps.chain_steps([problem], tokenizer=TOKENIZER, style=style)) for style in ("equations", "plain")
+    )
+    assert way["steps"] == problem["metadata"]["steps"]
+    told = FAMILIES["graph_paths"].chain(problem, "plain", random.Random(0)).splitlines()
+    assert rings["steps"] == told != way["steps"]
 
 
 def test_rows_of_a_file_bring_their_own(tmp_path):
