@@ -171,6 +171,7 @@ class Bench:
         behind: str = "",
         problems: Sequence[dict] | None = None,
         max_new_tokens: int | None = None,
+        backend: str = "",
     ) -> None:
         """Let a model solve the test problems, or others, with a text behind each; OUT/points/NAME.npz holds what
         counts."""
@@ -184,7 +185,7 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         points.parent.mkdir(parents=True, exist_ok=True)
         sample_traces(
-            load_reasoner(str(model), self.backend, adapter_scale=adapter_scale),
+            load_reasoner(str(model), backend or self.backend, adapter_scale=adapter_scale),
             [problem | {"question": problem["question"] + behind} for problem in problems],
             strategies=strategies,
             budgets=budgets,

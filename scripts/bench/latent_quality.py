@@ -279,6 +279,19 @@ class LatentBench(Bench):
             limit = min(self.scale.max_new_tokens, TASKS[name].max_new_tokens)
             self.test(f"{name}/{test} {len(problems)}/{arm}{GREEDY}", model, problems=problems, max_new_tokens=limit)
 
+    def solve_with_fewer_latents(self, name: str, arm: str, model: Path, most: int) -> None:
+        """The first test with each smaller number of latents, behind which the rest of the chain is written."""
+        test, source = next(iter(TASKS[name].tests.items()))
+        problems = test_problems(source, self.scale.test_problems)
+        for latents in range(most):
+            self.test(
+                f"{name}/{test} {len(problems)} with {latents} latents/{arm}{GREEDY}",
+                model,
+                problems=problems,
+                max_new_tokens=min(self.scale.max_new_tokens, TASKS[name].max_new_tokens),
+                backend=f"{self.backend}{'&' if '?' in self.backend else '?'}latent_steps={latents}",
+            )
+
 
 @functools.cache
 def test_problems(source: str, count: int) -> list[dict]:
@@ -307,7 +320,10 @@ def pretrained(name: str) -> Arm:
 
 def trained(name: str, method: str, seed: int) -> Arm:
     def arm(bench: LatentBench) -> None:
-        bench.solve_tests(name, f"{method}#{seed}", bench.train_latent(name, method, seed))
+        model, options = bench.train_latent(name, method, seed), TASKS[name].methods[method]
+        bench.solve_tests(name, f"{method}#{seed}", model)
+        if options.get("mixed_stages") and options["method"] in ("coconut", "sim_cot") and not seed:
+            bench.solve_with_fewer_latents(name, f"{method}#{seed}", model, options["max_stage"])
 
     return arm
 
@@ -384,7 +400,7 @@ def accuracies(out: Path) -> str:
         timed = out / LATENCY / f"{name}.json"
         alone = (
             json.loads(timed.read_text())
-            if timed.is_file() and test.split()[0] == next(iter(TASKS[name].tests))
+            if timed.is_file() and test.split()[0] == next(iter(TASKS[name].tests)) and " with " not in test
             else {}
         )
         for arm in [arm for arm in ("base", *TASKS[name].methods) if arm in arms]:
