@@ -229,6 +229,7 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     from transformers import TrainerCallback
 
     from efficient_reasoning.recurrent.depth import DepthSampling
+    from efficient_reasoning.training.speed import SpeedMeter
 
     class Complete(Exception):
         """The checkpoint was the last one: its weights are loaded, and no step is left to take."""
@@ -242,10 +243,15 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     _show_progress(trainer)
     trainer.add_callback(StopWhenComplete)
     trainer.add_callback(DepthSampling(trainer.model))
+    meter = SpeedMeter(trainer)
+    trainer.add_callback(meter)
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint).metrics
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     except Complete:
         return {}
+    if is_main_process():
+        print(meter.speed)
+    return metrics
 
 
 def _show_progress(trainer: Trainer) -> None:
