@@ -103,6 +103,12 @@ def start(
     set_seed(config.seed)
     if arguments.dry_run:
         return
+    if config.deepspeed and config.world_size > 1:
+        from deepspeed import comm
+
+        # On CPUs nobody else does, and ZeRO-3 takes each process for the only one when weights are loaded.
+        if not comm.is_initialized():
+            comm.init_distributed(config.distributed_state.backend)
     output = Path(config.output_dir)
     keep_push(config, output)
     path = output / "run.json"

@@ -507,9 +507,10 @@ def test_bad_input_ends_a_recipe_with_code_2(argv, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_two_processes_under_zero_2(argv, tmp_path, recipe):
-    done = launch(recipe, argv(recipe, deepspeed="zero2"), tmp_path)
+def test_two_processes_under_zero(argv, tmp_path, recipe, sharding):
+    done = launch(recipe, argv(recipe, deepspeed=sharding), tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     check_output(tmp_path / "run")
     assert len(list((tmp_path / "run" / "checkpoint-3").glob("rng_state_*.pth"))) == 2
