@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,8 @@ from typing import NoReturn
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
-_FULL = ("No space left", "File too large", "failed writing file")
+# The last two are all that torch.save says of a disk that takes no more.
+_FULL = ("No space left", "File too large", "failed writing file", "iostream error", "unexpected pos")
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "remote process")
 
@@ -76,7 +76,7 @@ def run(main: Callable[[], object]) -> None:
     except BadInput as error:
         _end(str(error), 2)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         print("Interrupted; run the same command to resume.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:

@@ -42,13 +42,13 @@ def _activation_knobs(trainer: Trainer) -> list[str]:
 
 
 def _state_knobs(trainer: Trainer) -> list[str]:
-    """Where the states of the model are a good part of the memory, or all that is left to spare."""
     numbers = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in trainer.model.parameters()]
     trained = sum(count for count, is_trained in numbers if is_trained)
-    states = state_bytes(sum(count for count, _ in numbers), trained, trainer.args.bf16)
-    says = f"(weights, gradients and Adam's moments take {states / _GIB:.1f} GiB a process without it"
-    if trainer.args.device.type != "cuda":
-        return [f"deepspeed to zero2 on more processes {says})"]
-    if trainer.args.deepspeed is None:
-        return [f"deepspeed to zero2 on more GPUs {says})"]
-    return [f"deepspeed to zero3_offload {says}, and leave the GPU with it)"]
+    states = state_bytes(sum(count for count, _ in numbers), trained, trainer.args.bf16) / _GIB
+    if trainer.args.device.type != "cuda" or "offload" in str(trainer.args.deepspeed):
+        return [f"model to a smaller one (weights, gradients and Adam's moments alone take {states:.1f} GiB)"]
+    offload = f"deepspeed to zero3_offload ({states:.1f} GiB of model states leave the GPU)"
+    if trainer.args.deepspeed is not None:
+        return [offload]
+    shared = state_bytes(0, trained, False) / 2 / _GIB
+    return [f"deepspeed to zero2 with --num-gpus 2 ({shared:.1f} of {states:.1f} GiB of model states less)", offload]
