@@ -88,6 +88,8 @@ def start(
     # Its backward pass, where torch 2.11 to 2.13 prefer it, makes gradients that are no numbers out of masked batches
     # whose length is 64 more than a multiple of 128 (https://github.com/pytorch/pytorch/issues/196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if config.use_cpu and config.world_size > 1:  # ddp_timeout, of which transformers tells GPUs only
+        torch.distributed.distributed_c10d._set_pg_timeout(config.ddp_timeout_delta)
     for name, minimum in _MINIMA.items():
         value = getattr(config, name, minimum)
         if value is not None and value < minimum:

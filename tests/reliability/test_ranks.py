@@ -24,7 +24,7 @@ def begin(argv: list[str], log) -> subprocess.Popen:
 
 
 def words_of(argv, output) -> list[str]:
-    settings = {"max_steps": 300, "save_steps": 40, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
+    settings = {"max_steps": 100, "save_steps": 20, "per_device_train_batch_size": 2, "learning_rate": 1e-3}
     return argv("sft_compress", output_dir=output, ddp_timeout=TIMEOUT_SECONDS, **settings)
 
 
@@ -37,7 +37,7 @@ def test_a_rank_is_lost(argv, tmp_path, harm):
         assert whole.returncode == 0
         process = begin(words_of(argv, tmp_path / "run"), log)
         for line in process.stdout:
-            if line.startswith("{'loss'") and (tmp_path / "run/checkpoint-40/whole.json").exists():
+            if line.startswith("{'loss'") and (tmp_path / "run/checkpoint-20/whole.json").exists():
                 break
         ranks = psutil.Process(process.pid).children(recursive=True)
         [lost] = [each for each in ranks if each.environ().get("RANK") == "1"]
