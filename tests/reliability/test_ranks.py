@@ -56,3 +56,29 @@ def test_a_rank_is_lost(argv, tmp_path, harm):
         assert "going on from checkpoint-" in again.communicate()[0]
         assert again.returncode == 0
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [None, signal.SIGKILL])
+def test_the_launcher_keeps_the_code(argv, tmp_path, harm):
+    """Of bad input, which all processes see; and of a signal, which one of them got."""
+    command = [sys.executable, "-m", "efficient_reasoning.cli", "train", "sft_compress", "--num-gpus", "2"]
+    words = words_of(argv, tmp_path / "run") if harm else argv("sft_compress", max_steps=0)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DS_BUILD_OPS": "0", "DS_ACCELERATOR": "cpu"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(
+        [*command, *words, "--deepspeed", "zero2"], cwd=tmp_path, env=environment | {"PYTHONUNBUFFERED": "1"}, **pipes
+    )
+    if harm:
+        for line in process.stdout:
+            if line.startswith("{'loss'"):
+                break
+        ranks = psutil.Process(process.pid).children(recursive=True)
+        [lost] = [each for each in ranks if each.environ().get("RANK") == "1" and "-u" in each.cmdline()]
+        lost.send_signal(harm)
+        process.communicate()
+        assert not psutil.wait_procs(ranks, timeout=5)[1]
+        assert process.returncode in (1, 256 - harm)  # of the first that the launcher looked at
+    else:
+        assert "error: max_steps is 0" in process.communicate()[0]
+        assert process.returncode == 2
