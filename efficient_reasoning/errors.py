@@ -3,7 +3,7 @@
 1. `BadInput` means "what you gave me cannot be used". Its message names the file, line or key and the remedy.
 2. A full disk is nobody's mistake, and whatever was being written, the same command goes on once there is room. Where
    nothing may be written, or a file stands for a folder, the place is named.
-3. So is memory that runs out, or another process of the same run that ends or hangs.
+3. Memory that runs out, and another process of the same run that ends or hangs, get their sentence as well.
 4. Ctrl-C ends the program where it stands, a second one without waiting for what the first would still close.
 5. Everything else is a fault of ours and keeps its traceback.
 """

@@ -38,8 +38,6 @@ _MINIMA = {
     "learning_rate": 0,
     "logging_steps": 0,
 }
-# Settings that leave out of a checkpoint, or of going on from one, what the weights depend on.
-_CUTS = ("save_only_model", "ignore_data_skip")
 # What the terminal shows of what a trainer logs.
 _SHOWN = (
     "loss", "mean_token_accuracy", "rewards/accuracies", "reward", "accuracy", "completions/mean_length",
@@ -107,9 +105,8 @@ def start(
             "eval_strategy and eval_on_start need an evaluation set, which no recipe has; leave them out, and run "
             "`efficient-reasoning evaluate` on what was trained."
         )
-    for name in _CUTS:
-        if getattr(config, name):
-            raise BadInput(f"{name} is true, and a run that is cut would not go on as it began; leave it out.")
+    if config.save_only_model:
+        raise BadInput("save_only_model is true, and a run that is cut could not go on as it began; leave it out.")
     set_seed(config.seed)
     if arguments.dry_run:
         return
