@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import TrainingArguments
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.training import checkpoints
@@ -122,10 +121,11 @@ def test_an_older_one_goes_when_the_newer_is_whole(argv, tmp_path, monkeypatch):
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
 
 
-def test_as_many_processes_go_on(argv, monkeypatch):
+def test_as_many_processes_go_on(argv, tmp_path):
     """Others would each read other rows, and find no state of their generators."""
     run("sft_compress", argv("sft_compress", **STEPS))
-    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"number of processes": 1', '"number of processes": 2'))
     with pytest.raises(BadInput, match="run: holds a run that differs in number of processes; choose another"):
         run("sft_compress", argv("sft_compress", **STEPS))
 
