@@ -172,5 +172,5 @@ def test_two_processes_go_on_with_the_very_batches(streamed, tmp_path, deepspeed
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert weights(tmp_path / "run") == whole
     (tmp_path / "run" / "reasoning.json").unlink()
-    with pytest.raises(BadInput, match="of 2 processes with 1 dataloader_num_workers each; go on with as many"):
+    with pytest.raises(BadInput, match="holds a run that differs in number of processes; choose another"):
         run("pretrain", argv)
