@@ -21,6 +21,8 @@ from typing import IO
 
 from efficient_reasoning.errors import BadInput
 
+_HELD: list[IO] = []  # by `hold`; a closed file is free
+
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
@@ -46,7 +48,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        _flush(temporary)
+        flush_folder(temporary)
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
             # A folder cannot be replaced in one step; the old one steps aside, so that an interruption loses neither.
@@ -74,7 +76,7 @@ def digest(paths: Iterable[str | Path]) -> str:
     return state.hexdigest()
 
 
-def _flush(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Bring every file of a folder to the disk; some file systems say only now that it is full."""
     for file in folder.rglob("*"):
         if file.is_file():
@@ -94,6 +96,21 @@ def lock(stream: IO) -> bool:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def hold(path: str | Path) -> bool:
+    """Keep other processes from holding this file until this one ends, however it ends; False where one does.
+
+    Unlike `lock`, it does not go on in what this process forked, such as readers that outlive it for seconds.
+    """
+    stream = open(path, "a")  # noqa: SIM115, closed when the process ends
+    try:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        stream.close()
+        return False
+    _HELD.append(stream)
     return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import (
     atomic_file,
     atomic_folder,
+    hold,
     read_jsonl,
     read_numbered_jsonl,
     write_json,
@@ -244,3 +246,26 @@ def test_a_damaged_document_is_named(tmp_path, text):
         files.read_json(tmp_path / "run.json")
     files.write_json(tmp_path / "run.json", {"a": 1})
     assert files.read_json(tmp_path / "run.json") == {"a": 1}
+
+
+# A reader that a trainer forked, and that outlives it.
+HOLD = """
+import os, sys, time
+from efficient_reasoning.files import hold
+assert hold(sys.argv[1]) and hold(sys.argv[1])
+if child := os.fork():
+    print(child, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_file_is_held_by_one_process_until_it_ends(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[1])}
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "lock")]
+    holder = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    child = int(holder.stdout.readline())
+    assert not hold(tmp_path / "lock")
+    holder.kill()
+    holder.wait()
+    assert hold(tmp_path / "lock")
+    os.kill(child, signal.SIGKILL)  # it was still there

@@ -16,7 +16,6 @@ from transformers import TrainerCallback
 from efficient_reasoning.errors import BadInput
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from trl import GRPOConfig
 
@@ -176,29 +175,3 @@ class CollapseGuard(TrainerCallback):
             if seen["bad_steps"] >= self.patience_steps:
                 stopped = f"Stopped at step {state.global_step}: for {seen['bad_steps']} steps {sign.says}"
                 raise BadInput(f"{stopped}, in another output_dir; or go on here with guard_steps: 0.")
-
-
-class FiniteGradients:
-    """For a trainer, in front of its class: ends training before weights are saved that are no numbers."""
-
-    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *rest, **named):
-        if self.accelerator.scaler is None:  # which leaves out such a step by itself
-            check_gradient(grad_norm, self.state.global_step)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *rest, **named)
-
-
-def check_gradient(norm: torch.Tensor | float | None, step: int) -> None:
-    """Stop where a gradient is no number.
-
-    Args:
-        norm: of the gradient, the same on all processes; None where it was not taken.
-        step: that it was taken in.
-
-    Raises:
-        BadInput: it is infinite or not a number.
-    """
-    if norm is not None and not math.isfinite(norm):
-        raise BadInput(
-            f"Stopped in step {step}: the gradient is {float(norm)}; the last checkpoint is from before. Lower the "
-            "learning rate or max_grad_norm, in another output_dir."
-        )

@@ -24,7 +24,6 @@ from trl import SFTConfig, SFTTrainer
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.redirect import through_forward
-from efficient_reasoning.rl.guards import FiniteGradients
 from efficient_reasoning.rl.logprobs import mean_logprobs, token_logprobs
 
 _NAME = "reference_logprobs"
@@ -52,7 +51,7 @@ class OfflineConfig(SFTConfig):
                 raise BadInput(f"{name} does not go with offline RL, which weighs rows one by one; leave it out.")
 
 
-class OfflineTrainer(FiniteGradients, SFTTrainer):
+class OfflineTrainer(SFTTrainer):
     """SFTTrainer whose loss is that of a clipped ratio.
 
     Args:

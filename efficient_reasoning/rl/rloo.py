@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import trl
 
 from efficient_reasoning.prompts import encode_prompt
-from efficient_reasoning.rl.guards import FiniteGradients
 
 
 @dataclass
@@ -24,7 +23,7 @@ class RLOOConfig(trl.RLOOConfig):
     beta: float = field(default=0.0, metadata={"help": "Weight of the divergence from the reference in the reward."})
 
 
-class RLOOTrainer(FiniteGradients, trl.RLOOTrainer):
+class RLOOTrainer(trl.RLOOTrainer):
     """TRL's RLOOTrainer with a `rollout_func` such as GRPOTrainer takes; None leaves the generation to TRL."""
 
     def __init__(self, *args, rollout_func: Callable[[list, RLOOTrainer], dict] | None = None, **kwargs):

@@ -22,10 +22,8 @@ from contextlib import contextmanager
 import torch
 from trl import GRPOTrainer
 
-from efficient_reasoning.rl.guards import FiniteGradients
 
-
-class CorrectedGRPOTrainer(FiniteGradients, GRPOTrainer):
+class CorrectedGRPOTrainer(GRPOTrainer):
     """GRPOTrainer that corrects the rollouts of a `rollout_func` as those of vLLM.
 
     Logs, beside TRL's metrics, the divergence of the policy that drew from the one that is trained, in nats a token,

@@ -6,7 +6,8 @@
     if arguments.dry_run: training.dry_run(...)
     training.finish(trainer, metadata)         # resume, train, save whole or not at all, card, push
 
-1. `run` is the tail: seed, resume, train, save, card. `published` is what of a run may leave the machine.
+1. `run` is the tail: seed, resume, train, save, card. `checkpoints` knows which one is whole, `finite` stops a run
+   that explodes, `memory` says what needs less of it. `published` is what of a run may leave the machine.
 2. `base` is the checkpoint that a recipe starts from, `rows` what it trains on, `costs` what a dry run prints. From
    scratch, `chains` writes rows, or `sources` are read by `streaming`, and `stream_trainer` goes on where it was cut.
 3. `objectives` builds TRL's trainers. `controls` makes texts that steer the length into tokens, `adapters` trains LoRA

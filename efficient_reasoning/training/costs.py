@@ -91,17 +91,23 @@ def print_costs(
         steps_per_epoch = math.ceil(batches) if samples_per_row == 1 else int(batches)  # groups are never cut
         steps = math.ceil(config.num_train_epochs * steps_per_epoch)
     tokens_per_step = tokens_per_sample * samples_per_step
-    # Weights in fp32, gradients and Adam's two moments of those that are trained; under bf16 one more copy of the
-    # weights in two bytes.
-    state_bytes = parameters * (4 + 4 * with_reference + 2 * bool(config.bf16)) + trained * 12
+    states = state_bytes(parameters, trained, config.bf16, with_reference)
     table = {
         "model": f"{model_config.model_type}, {parameters:,} parameters" + (f", {trained:,} trained" if lora else ""),
         "rows": "streamed" if num_rows is None else f"{num_rows:,}",
         "steps": f"{steps:,} of {samples_per_step:,} samples, about {tokens_per_step:,.0f} tokens each",
-        "memory": f"{state_bytes / 2**20:,.0f} MiB of model states a process without ZeRO; activations come on top",
+        "memory": f"{states / 2**20:,.0f} MiB of model states a process without ZeRO; activations come on top",
         "clipped": clipped,
     }
     print("\n".join(f"{name:<8} {value}" for name, value in table.items()))
+
+
+def state_bytes(parameters: int, trained: int, bf16: bool, with_reference: bool = False) -> int:
+    """Of weights in fp32, gradients and Adam's two moments of those that are trained, and a frozen copy.
+
+    Under bf16 one more copy of the weights, in two bytes.
+    """
+    return parameters * (4 + 4 * with_reference + 2 * bool(bf16)) + trained * 12
 
 
 def _samples_per_step(config: TrainingArguments) -> int:

@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.errors import BadInput, is_full_disk
-from efficient_reasoning.files import digest, read_json, write_json
+from efficient_reasoning.errors import BadInput, is_full_disk, is_out_of_memory
+from efficient_reasoning.files import digest, hold, read_json, write_json
+from efficient_reasoning.training.finite import stop_where_not_finite
 from efficient_reasoning.training.published import INCIDENTAL, keep_push, push, write_recipe
 
 if TYPE_CHECKING:
@@ -80,9 +81,13 @@ def start(
     import torch
     from transformers import set_seed
 
+    from efficient_reasoning.training.checkpoints import differing_keys
+
     # Its backward pass, where torch 2.11 to 2.13 prefer it, makes gradients that are no numbers out of masked batches
     # whose length is 64 more than a multiple of 128 (https://github.com/pytorch/pytorch/issues/196678).
     torch.backends.cuda.enable_cudnn_sdp(False)
+    if config.use_cpu and config.world_size > 1:  # ddp_timeout, of which transformers tells GPUs only
+        torch.distributed.distributed_c10d._set_pg_timeout(config.ddp_timeout_delta)
     for name, minimum in _MINIMA.items():
         value = getattr(config, name, minimum)
         if value is not None and value < minimum:
@@ -100,6 +105,8 @@ def start(
             "eval_strategy and eval_on_start need an evaluation set, which no recipe has; leave them out, and run "
             "`efficient-reasoning evaluate` on what was trained."
         )
+    if config.save_only_model:
+        raise BadInput("save_only_model is true, and a run that is cut could not go on as it began; leave it out.")
     set_seed(config.seed)
     if arguments.dry_run:
         return
@@ -112,17 +119,21 @@ def start(
     output = Path(config.output_dir)
     keep_push(config, output)
     path = output / "run.json"
+    if is_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        if not hold(output / ".lock"):
+            raise BadInput(f"{output}: another run is writing it; wait for that one, or choose another output_dir.")
     settings = {name: value for name, value in config.to_dict().items() if not name.startswith(INCIDENTAL)}
     own = {
         each.name: getattr(arguments, each.name)
         for each in dataclasses.fields(arguments)
         if not each.metadata.get("incidental")  # to what is learnt
     }
+    own["number of processes"] = config.world_size
     identity = json.loads(json.dumps(settings | own | _inputs(arguments) | (inputs or {}), default=str))
     if path.is_file() and (any(output.glob("checkpoint-*")) or (output / "config.json").is_file()):
         earlier = read_json(path)
-        differing = sorted(key for key in earlier.keys() | identity.keys() if earlier.get(key) != identity.get(key))
-        if differing:
+        if differing := differing_keys(earlier, identity):
             raise BadInput(
                 f"{config.output_dir}: holds a run that differs in {', '.join(differing)}; "
                 "choose another output_dir, or delete that folder."
@@ -165,7 +176,7 @@ def finish(trainer: Trainer, metadata: ReasoningMetadata, problems: TrainingProb
     if (output / "reasoning.json").is_file() and not unfinished.exists():
         print(f"{output} is finished; delete it to train again.")
     else:
-        metrics = _train(trainer, _last_checkpoint(output))
+        metrics = _train(trainer, _go_on_from(output, trainer.is_world_process_zero()))
         metadata.seed = trainer.args.seed
         metadata.trained_tokens = trained_tokens(trainer)
         metadata.depth = next((model.config.depth for model in recurrent_models(trainer.model)), None)
@@ -235,6 +246,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
     from transformers import TrainerCallback
 
     from efficient_reasoning.recurrent.depth import DepthSampling
+    from efficient_reasoning.training.checkpoints import WholeCheckpoints
+    from efficient_reasoning.training.memory import advice
     from efficient_reasoning.training.speed import SpeedMeter
 
     class Complete(Exception):
@@ -247,6 +260,9 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
                 raise Complete
 
     _show_progress(trainer)
+    stop_where_not_finite(trainer)
+    trainer.add_callback(WholeCheckpoints(trainer.args.save_total_limit))
+    trainer.args.save_total_limit = None
     trainer.add_callback(StopWhenComplete)
     trainer.add_callback(DepthSampling(trainer.model))
     meter = SpeedMeter(trainer)
@@ -255,6 +271,10 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     except Complete:
         return {}
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise BadInput(advice(trainer, error)) from error
     if is_main_process():
         print(meter.speed)
     return metrics
@@ -276,16 +296,12 @@ def _show_progress(trainer: Trainer) -> None:
             trainer.add_callback(Brief)
 
 
-def _last_checkpoint(output: Path) -> str | None:
-    """The newest checkpoint that is whole: the trainer writes its state last, and a kill or a full disk may cut it."""
-    states = filter(_is_json, output.glob("checkpoint-*/trainer_state.json"))
-    newest = max(states, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)
-    return str(newest.parent) if newest else None
+def _go_on_from(output: Path, speaks: bool) -> str | None:
+    """The newest checkpoint that is whole; what is newer, and is not, is named by the process that speaks."""
+    from efficient_reasoning.training.checkpoints import last_whole
 
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+    checkpoint, passed_over = last_whole(output)
+    if speaks and (checkpoint or passed_over):
+        goes_on = f"going on from {checkpoint.name}" if checkpoint else "beginning anew"
+        print(f"{output}: {'; '.join([*passed_over, goes_on])}.")
+    return str(checkpoint) if checkpoint else None

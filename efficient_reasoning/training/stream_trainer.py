@@ -38,7 +38,7 @@ class Loader:
         checkpoint: folder of the checkpoint to go on from; None to begin.
 
     Raises:
-        BadInput: a checkpoint without places, or with those of other readers.
+        BadInput: a checkpoint with the places of other readers.
     """
 
     def __init__(self, stream: Stream, config: TrainingArguments, batch_size: int, checkpoint: str | None):
@@ -52,10 +52,6 @@ class Loader:
         }
         if checkpoint is not None:
             path = Path(checkpoint) / self.name
-            if not path.is_file():
-                raise BadInput(
-                    f"{path}: missing, so nobody knows where the stream was; start as many processes as before."
-                )
             state = read_json(path)
             if any(state[key] != self.state[key] for key in ("processes", "workers")):
                 raise BadInput(

@@ -21,7 +21,6 @@ from efficient_reasoning.training import (
     RecipeArguments,
     finish,
     load_base,
-    run,
     start,
 )
 
@@ -115,7 +114,7 @@ def test_a_disk_that_fills_leaves_no_half_written_checkpoint(tiny_model, whole, 
     with pytest.raises(BadInput, match=r"run: the disk does not take the checkpoint \(.*; make room"):
         train(tiny_model, tmp_path / "run", [FillTheDisk()])
     checkpoints = {f"checkpoint-{step}" for step in (2, 4, 6)}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "recipe.yaml", *checkpoints}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "run.json", "recipe.yaml", *checkpoints}
     small_disk(False)
     train(tiny_model, tmp_path / "run")  # the same command again
     assert weights(tmp_path / "run") == weights(whole)
@@ -163,25 +162,6 @@ def test_the_same_command_resumes_to_the_same_weights(tiny_model, whole, tmp_pat
     train(tiny_model, output, [Count()])
     assert steps == list(range(step // 2 * 2 + 1 if step > 2 else 1, 7))
     assert weights(output) == weights(whole)
-
-
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny_model, whole, tmp_path):
-    output = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(tiny_model, output, [Interrupt(5)])
-    (output / "checkpoint-4" / "trainer_state.json").unlink()  # written last
-    (output / "checkpoint-4" / "model.safetensors").write_bytes(b"half")
-    train(tiny_model, output)
-    assert weights(output) == weights(whole)
-
-
-def test_of_many_checkpoints_the_newest_counts(tmp_path):
-    for step in (200, 1000, 90):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-2000").mkdir()
-    (tmp_path / "checkpoint-2000" / "trainer_state.json").touch()  # a full disk took its content
-    assert run._last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1000")
 
 
 @pytest.mark.parametrize("kept", ["everything", "checkpoints"])

@@ -1,0 +1,3 @@
+"""The command lines and rows of the recipes' tests."""
+
+from tests.recipes.conftest import argv, data  # noqa: F401
