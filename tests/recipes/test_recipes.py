@@ -514,7 +514,8 @@ def test_two_processes_under_zero(argv, tmp_path, recipe, sharding):
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     check_output(tmp_path / "run")
     assert len(list((tmp_path / "run" / "checkpoint-3").glob("rng_state_*.pth"))) == 2
-    if recipe != "rl_length":  # where each process samples responses of its own
+    # Each process samples responses of its own, and fresh weights are drawn otherwise where they are sharded at once.
+    if recipe != "rl_length" and (recipe, sharding) != ("pretrain", "zero3"):
         run(recipe, argv(recipe, output_dir=tmp_path / "one", per_device_train_batch_size=8))
         losses = [[row["loss"] for row in logged(tmp_path / name)] for name in ("run", "one")]
         assert losses[0] == pytest.approx(losses[1], rel=2e-3)
