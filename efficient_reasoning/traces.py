@@ -193,7 +193,7 @@ def read_config(path: Path) -> dict:
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except Exception:  # PyYAML passes on what Python says of odd dates and numbers
         config = None
     if not isinstance(config, dict):
         raise BadInput(f"{path}: no configuration of a run; restore the file, or choose another out.")
