@@ -594,6 +594,14 @@ def test_judge_tries_a_busy_server_again(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_key_that_the_server_says_back_is_in_no_message(server: Server, status: int) -> None:
+    server.replies = [(status, {"error": "Incorrect API key: secret"})]
+    with pytest.raises(BadInput, match=r"Incorrect API key: \*\*\*") as refused:
+        verify(problem("judge"), "forty-two")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
 def test_judge_that_refuses_is_not_asked_again(server: Server, status: int) -> None:
     server.replies = [(status, {"error": "no such model"})]
     with pytest.raises(BadInput, match=rf"HTTP {status}: .*no such model.*check address, model and key"):
