@@ -43,7 +43,7 @@ from scripts.reliability import hostile
 
 ANSWER_LIMIT_SECONDS = 2.0  # of the verifiers' processes, so that thousands of hostile answers take minutes
 SLACK_SECONDS = 6.0  # to start a process, which on a busy machine includes the import of sympy
-LIMIT_SECONDS = 20.0  # of a config, or a file of rows
+LIMIT_SECONDS = 60.0  # of a config, or a file of rows; the first of a recipe imports its trainer
 LONGEST_SENTENCE = 2_100
 
 # Makes a case of a generator, and gives what to do with it.
@@ -371,6 +371,11 @@ _PROBLEMS = [
 
 def row_makers() -> dict[str, Maker]:
     """One kind a reader. Recipes read a base that is loaded once, and go on to the end of their dry run."""
+    # Before any case is timed: the alarm would leave half of a library that is being imported.
+    import datasets  # noqa: F401
+    import pandas  # noqa: F401
+    import trl  # noqa: F401
+
     from efficient_reasoning.contamination import training_problems
     from efficient_reasoning.training import load_rows
 
