@@ -461,6 +461,7 @@ def test_code_that_writes_to_every_open_file_is_wrong(monkeypatch: pytest.Monkey
     """Its way out is among them: neither what is no text nor gigabytes come through it."""
     monkeypatch.setattr(code, "TIMEOUT_SECONDS", 3.0)
     assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("", r"b'\xff'") + "double = lambda x: x * 2"))
+    assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("os.ftruncate(place, 0);", "b'x'")))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("while True:", "bytes(1 << 20)")))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"

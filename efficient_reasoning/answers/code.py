@@ -74,12 +74,12 @@ def check(problem: Mapping, answer: str) -> bool:
             with contextlib.suppress(ProcessLookupError):  # the usual case: nobody is left in its group
                 os.killpg(process.pid, signal.SIGKILL)
         output.seek(0)
+        errors.seek(0)
         ready, *verdict = output.read().split(b"\n")
-        if ready != sandbox.READY.encode():
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip()
+        # Once it is ready, an answer may overwrite the one file, but has no way to the other.
+        if ready != sandbox.READY.encode() and (said := errors.read().decode(errors="replace").strip()):
             raise RuntimeError(f"The sandbox of task unit_tests did not start: {said}")
-    return verdict == [token.encode(), b""]
+    return ready == sandbox.READY.encode() and verdict == [token.encode(), b""]
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ _CODE = (
     "import os\nwhile True: os.fork()",
     "import os\nfor fd in range(3, 256):\n    try: os.write(fd, b'\\xff\\xfe' * 99)\n    except OSError: pass",
     "import os\nos.closerange(0, 256)",
+    "import os\nfor fd in range(256):\n    try: os.ftruncate(fd, 0)\n    except OSError: pass",
     "import os\nos.abort()",
     "import os\nfor _ in range(1500):\n    os.mkdir('d'); os.chdir('d')",
     "import os\nos.mkdir('d')\nopen('d/f', 'w').close()\nos.chmod('d', 0)",
