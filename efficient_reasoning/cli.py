@@ -238,6 +238,7 @@ def _publish(arguments: argparse.Namespace) -> None:
         with_samples=arguments.with_samples,
         with_data=arguments.with_data,
         benchmark=arguments.benchmark,
+        trust_remote_code=arguments.trust_remote_code,
     )
     print(folder)
 
@@ -361,6 +362,9 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--with-samples", action="store_true", help="upload the run's samples too, as a data set")
     publish.add_argument("--with-data", type=_file, help="JSONL file of training rows to upload too, as a data set")
     publish.add_argument("--benchmark", help="for a leaderboard of the Hub: openai/gsm8k, if RUN solved all of it")
+    publish.add_argument(
+        "--trust-remote-code", action="store_true", help="run code in the checkpoint that is not this toolkit's"
+    )
 
     _command(commands, "env", _env, "print versions, devices and extras")
     return parser

@@ -33,6 +33,7 @@ from pathlib import Path
 from efficient_reasoning.errors import BadInput, near
 
 _PACKAGE = Path(__file__).resolve().parent
+_MOST_VALUES, _MOST_LEVELS = 100_000, 50  # of a key
 
 
 def folder(kind: str) -> Path:
@@ -73,7 +74,7 @@ def find_config(name: str, own: str = "*") -> Path:
     Raises:
         BadInput: neither a file nor the name of exactly one shipped configuration.
     """
-    if Path(name).is_file():
+    if os.path.isfile(name):  # `Path.is_file` raises for names that are too long
         return Path(name)
     root = folder("configs")
     shipped = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*.*")) if path.is_file()}
@@ -125,8 +126,12 @@ def parse(
         raise SystemExit(0)
     if "env" in in_file:
         # Set before torch is imported, since that is when most such variables are read.
-        variables = _fit_given("env", dict[str, str | int | float | bool], in_file.pop("env"))
-        os.environ.update({name: str(value) for name, value in variables.items()})
+        given = in_file.pop("env")
+        variables = _fit_given("env", dict[str, str | int | float | bool], given)
+        try:
+            os.environ.update({name: str(value) for name, value in variables.items()})
+        except (ValueError, OSError) as error:  # an equals sign in a name, a null byte, half of a surrogate pair
+            raise BadInput(f"{given.place}: env holds what no environment can ({error}); correct it.") from None
 
     classes, values = [own], [_fit_fields(own, sources)]
     if trainer is not None:
@@ -156,11 +161,32 @@ def _build_trainer_config(cls: type, values: dict[str, object]) -> object:
     from trl import TrlParser
 
     if isinstance(values.get("deepspeed"), str):
-        values["deepspeed"] = str(find_config(values["deepspeed"]))
+        values["deepspeed"] = str(_deepspeed_file(values["deepspeed"]))
     parser = TrlParser(cls, add_help=False)
     parser.set_defaults_with_config(**values)
-    [config] = parser.parse_args_into_dataclasses(args=[], look_for_args_file=False)
+    parser.error = _refuse
+    try:
+        [config] = parser.parse_args_into_dataclasses(args=[], look_for_args_file=False)
+    except (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError) as error:
+        # Each value fits its annotation, but not what others than us make of it.
+        raise BadInput(f"{cls.__name__} cannot be made of these keys ({type(error).__name__}: {error}).") from error
     return config
+
+
+def _refuse(message: str) -> typing.NoReturn:
+    """In place of argparse's, which prints how to use a command line that nobody wrote."""
+    raise ValueError(message)
+
+
+def _deepspeed_file(name: str) -> Path:
+    path = find_config(name)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("zero_optimization", {}), dict):
+        raise BadInput(f"{path}: no settings of DeepSpeed; begin with one of the shipped files, such as zero2.")
+    return path
 
 
 # ---- reading: what was given, and where ----
@@ -211,16 +237,29 @@ def _yaml_loader() -> type:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML without two of its traps: `1e-4` is a number, and a key given twice is an error."""
+        """YAML without its traps: `1e-4` is a number, a key given twice is an error, and so is what is no value."""
 
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
             seen = set()
-            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-                if key.value in seen:
-                    problem = f"key {key.value!r} is given twice"
-                    raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise self._refusal(key, f"key {key.value!r} is given twice")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
             return super().construct_mapping(node, deep)
+
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > _MOST_VALUES:  # merged mappings of merged mappings
+                raise self._refusal(node, f"more than {_MOST_VALUES:,} keys are merged")
+
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+            try:
+                return super().construct_object(node, deep)
+            except (ValueError, LookupError, AttributeError):  # 2024-99-99, !!bool x, !!timestamp x
+                raise self._refusal(node, f"{node.value!r:.40} is no {node.tag.rpartition(':')[2]}") from None
+
+        def _refusal(self, node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+            return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)
 
     exponent = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+.0123456789"))
@@ -232,9 +271,9 @@ def _as_yaml(word: str) -> object:
 
     try:
         value = yaml.load(word, Loader=_yaml_loader())
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return word
-    return word if isinstance(value, str) else value
+    return word if isinstance(value, str) or _is_endless(value) else value
 
 
 def _read_yaml(path: Path) -> dict[str, _Given]:
@@ -251,7 +290,28 @@ def _read_yaml(path: Path) -> dict[str, _Given]:
         raise BadInput(f"{path}, line {error.problem_mark.line + 1}: {error.problem}; correct the line.") from error
     except (yaml.reader.ReaderError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: not a text file in UTF-8 ({error.reason}).") from error
-    return {key: _Given(f"{path}, line {lines.get(key, '?')}", [value]) for key, value in config.items()}
+    except RecursionError:
+        raise BadInput(f"{path}: nested too deeply; write one `key: value` a line.") from None
+    if not isinstance(config, dict):  # by its tag, such as !!set
+        raise BadInput(f"{path}: not a YAML mapping; write one `key: value` a line.")
+    given = {key: _Given(f"{path}, line {lines.get(key, '?')}", [value]) for key, value in config.items()}
+    for key, value in config.items():
+        if _is_endless(value):
+            raise BadInput(f"{given[key].place}: {key} is nested too deeply, or means too many values; write less.")
+    return given
+
+
+def _is_endless(value: object) -> bool:
+    """Whether anchors make it more than anybody would write, or it is nested deeper than the validator goes."""
+    count, stack = 0, [(value, 0)]
+    while stack:
+        one, level = stack.pop()
+        count += 1
+        if count > _MOST_VALUES or level > _MOST_LEVELS:
+            return True
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, (list, tuple, set)) else ()
+        stack.extend((part, level + 1) for part in inner)
+    return False
 
 
 def split_parameters(spec: str) -> tuple[str, dict[str, str]]:
@@ -345,9 +405,10 @@ def _fit(annotation: object, value: object) -> object:
 
 
 def _is_finite(value: object) -> bool:
+    """Whether all of its numbers are, and its whole ones small enough for the floats and tensors they end in."""
     if isinstance(value, (list, dict)):
         return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, float) or math.isfinite(value)
+    return value.bit_length() <= 64 if isinstance(value, int) else not isinstance(value, float) or math.isfinite(value)
 
 
 def _origin(annotation: object) -> object:
@@ -380,14 +441,17 @@ def _remedy(annotation: object, given: _Given) -> str:
     if value is None:
         return "; leave it out to keep the default"
     if not _is_finite(value):
-        return "; numbers must be finite"
+        return "; whole numbers must be below 2^64" if type(value) is int else "; numbers must be finite"
     if given.words is None and type(value) in (bool, int, float) and {str, typing.Literal}.intersection(parts):
         return "; put text in quotes"  # YAML reads a bare no as false, a bare 1 as a number
     return ""
 
 
 def _show(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except TypeError:  # keys that JSON has not, such as a list
+        return str(value)
 
 
 def _help(own: type, trainer: str | None, with_trainer: bool, doc: str) -> str:

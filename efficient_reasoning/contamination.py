@@ -129,10 +129,19 @@ def question_hash(question: str) -> int:
 
 
 def _question(row: Mapping) -> str:
-    question = row.get("question") or row["prompt"]
+    question = row.get("question")
+    if not isinstance(question, str) or not question:
+        question = row.get("prompt")
     if isinstance(question, str):
         return question
-    asked = [message["content"] for message in question if message["role"] == "user"]
-    content = asked[-1] if asked else question[-1]["content"]
+    if not isinstance(question, list) or not question or not all(isinstance(turn, Mapping) for turn in question):
+        raise BadInput("Training rows: one has neither a question nor a prompt, as text or messages; give it one.")
+    asked = [turn for turn in question if turn.get("role") == "user"]
+    content = (asked or question)[-1].get("content") or ""
     # Parts of a message, of which some may be pictures.
-    return content if isinstance(content, str) else " ".join(part.get("text") or "" for part in content)
+    return content if isinstance(content, str) else " ".join(map(_text, content))
+
+
+def _text(part: object) -> str:
+    text = part.get("text") if isinstance(part, Mapping) else part
+    return text if isinstance(text, str) else ""

@@ -25,8 +25,23 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "remote process")
 
 
+_MOST_CHARACTERS = 2_000  # of a message: enough for every list of names, and no megabyte of somebody's answer
+
+
 class BadInput(ValueError):
-    """A user's input that cannot be used: one sentence, naming the place and the remedy."""
+    """A user's input that cannot be used: one sentence, naming the place and the remedy.
+
+    What it quotes may be anything: its middle is left out where it is long, and what is no printable character (a line
+    break, an escape sequence that would act on the terminal, half of a surrogate pair) is spelt out.
+    """
+
+    def __init__(self, sentence: object):
+        text = str(sentence)
+        if len(text) > _MOST_CHARACTERS:
+            half = _MOST_CHARACTERS // 2
+            text = f"{text[:half]} [...] {text[-half:]}"
+        printable = (one if one.isprintable() else repr(one)[1:-1] for one in text)
+        super().__init__("".join(printable))
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -52,7 +52,9 @@ class Examples:
             if not shows_chains:
                 solution = _without_delimiters(solution, thinking)
             turns = [*asked, {"role": "assistant", "content": solution}]
-            tokens = row.get("total_tokens") or len(thinking.tokenizer.encode(solution, add_special_tokens=False))
+            tokens = row.get("total_tokens")
+            if not isinstance(tokens, int):  # not counted yet, or by nobody who counts tokens
+                tokens = len(thinking.tokenizer.encode(solution, add_special_tokens=False))
             if _key(asked) not in shortest or tokens < shortest[_key(asked)][0]:
                 shortest[_key(asked)] = tokens, turns
         if len(shortest) <= num_examples:

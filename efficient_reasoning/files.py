@@ -2,7 +2,7 @@
 
 1. Whatever is written goes to a temporary name beside its target and is renamed when it is complete and on the disk:
    a full disk, a Ctrl-C or a kill leaves the old file, or none, never half of one.
-2. JSONL is streamed. A line that is not an object is reported by file and number.
+2. JSONL is streamed. A line that is not an object, or nested beyond all sense, is reported by file and number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import IO
 from efficient_reasoning.errors import BadInput
 
 _HELD: list[IO] = []  # by `hold`; a closed file is free
+_MOST_LEVELS = 30  # of objects and lists; tables, and Python's own stack, end soon behind it
 
 
 @contextlib.contextmanager
@@ -118,7 +119,8 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Yield the objects of a JSONL file one by one; blank lines are skipped.
 
     Raises:
-        BadInput: the file is missing, or a line of it is not a JSON object in UTF-8 (its number is named).
+        BadInput: the file is missing, or a line of it is not a JSON object in UTF-8, or nested deeper than 30 levels
+            (its number is named).
     """
     for _, row in read_numbered_jsonl(path):
         yield row
@@ -149,9 +151,23 @@ def read_placed_jsonl(path: str | Path, skip: int = 0) -> Iterator[tuple[int, in
             except ValueError as error:
                 problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
                 raise BadInput(f"{path}, line {number}: not valid JSON ({problem}); fix or remove the line.") from None
+            except RecursionError:
+                row = None
+            has_many = line.count(b"{") + line.count(b"[") > _MOST_LEVELS  # at most as many levels: a quick look first
+            if has_many and (row is None or _is_deep(row)):
+                raise BadInput(f"{path}, line {number}: nested deeper than {_MOST_LEVELS} levels; remove the line.")
             if not isinstance(row, dict):
                 raise BadInput(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
             yield number, offset, row
+
+
+def _is_deep(value: object) -> bool:
+    """Whether it is nested deeper than it may be, layer by layer: a function that calls itself would run out too."""
+    layer = [value]
+    for _ in range(_MOST_LEVELS):
+        inner = (part for one in layer for part in (one.values() if isinstance(one, dict) else one))
+        layer = [part for part in inner if isinstance(part, (dict, list))]
+    return bool(layer)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
@@ -172,7 +188,7 @@ def read_json(path: str | Path) -> dict:
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise BadInput(f"{path}: no JSON object; restore the file, or delete its folder.")

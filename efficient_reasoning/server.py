@@ -60,7 +60,8 @@ def ask(
                 reply = json.load(response)
                 return reply if isinstance(reply, dict) else {}
         except HTTPError as error:
-            trouble = f"HTTP {error.code}: {error.read(200).decode(errors='replace')}"
+            said = error.read(200).decode(errors="replace")
+            trouble = f"HTTP {error.code}: {said.replace(key, '***') if key else said}"  # some servers say it back
             if error.code != 429 and error.code < 500:
                 refusal = Refusal(f"{name} at {url} refused ({trouble}); check address, model and key.")
                 refusal.is_about_body = error.code in (400, 413, 422)

@@ -178,6 +178,8 @@ def _fault(trace: Mapping) -> str | None:
     for name in ("prompt", "completion"):
         if isinstance(trace[name], list) and not (trace[name] and all(map(is_turn, trace[name]))):
             return f"its {name!r} is no list of messages"
+    if type(trace.get("latent_tokens", 0)) is not int:
+        return "its 'latent_tokens' is no number of tokens"
     if not isinstance(trace.get("metadata"), (Mapping, NoneType)):
         return "its 'metadata' is no object"
     if not isinstance(trace.get("tokenizer_hash"), (str, NoneType)):
@@ -193,7 +195,7 @@ def read_config(path: Path) -> dict:
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except Exception:  # PyYAML passes on what Python says of odd dates and numbers
         config = None
     if not isinstance(config, dict):
         raise BadInput(f"{path}: no configuration of a run; restore the file, or choose another out.")

@@ -33,6 +33,7 @@ def examples(path: str, rows: Dataset, base: Base) -> list[dict]:
     Raises:
         BadInput: a row of another tokenizer, or whose steps and values do not fit its response; its number is named.
     """
+    from efficient_reasoning.recorded import are_ids
     from efficient_reasoning.traces import tokenizer_hash
 
     own, encoded = tokenizer_hash(base.tokenizer), []
@@ -40,9 +41,11 @@ def examples(path: str, rows: Dataset, base: Base) -> list[dict]:
         prompt, ids, ends, values = (row[name] for name in ("prompt_ids", "completion_ids", "step_ends", "values"))
         if row["tokenizer_hash"] != own:
             raise BadInput(f"{path}, row {number}: its ids are of another tokenizer than that of {base.name}.")
-        if len(ends) != len(values) or not all(0 <= end < len(ids) for end in ends):
+        if not are_ids(prompt) or not are_ids(ids):
+            raise BadInput(f"{path}, row {number}: its ids are no token ids; write it anew.")
+        if not are_ids(ends) or len(ends) != len(values) or not all(end < len(ids) for end in ends):
             raise BadInput(f"{path}, row {number}: step_ends do not fit its ids and values; write it anew.")
-        if not all(0 <= value <= 1 for value in values):
+        if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
             raise BadInput(f"{path}, row {number}: values are {values}; give shares in [0, 1].")
         labels = [NO_VALUE] * (len(prompt) + len(ids))
         for end, value in zip(ends, values, strict=True):

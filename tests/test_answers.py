@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -156,6 +157,7 @@ CALL = '{"name": "add", "arguments": {"numbers": [1, 2.5], "round": true, "unit"
         ('{"a":' * 50_000, False),
         ('{"a": ' + "9" * 5000 + "}", False),
         ('{"a": NaN}', False),
+        ('{"a": ' + "[" * 600 + "]" * 600 + "}", False),
     ],
 )
 def test_json_takes_the_last_object(text: str, correct: bool) -> None:
@@ -339,6 +341,27 @@ def test_gym_scorers_that_hang_are_killed(monkeypatch: pytest.MonkeyPatch) -> No
     assert time.monotonic() - start < 4
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>1</answer> or <answer> 2\n</answer></answer>", "2"),
+        ("<answer>1<answer>2</answer>", "1<answer>2"),
+        ("<answer>1</answer><answer>2", "1"),
+        ("</answer>1<answer>", "</answer>1<answer>"),
+        ("<answer> </answer>", None),
+    ],
+)
+def test_gym_takes_the_last_tag_that_is_closed(text: str, answer: str | None) -> None:
+    assert extract_answer("gym:chain_sum", text) == answer
+
+
+def test_gym_reads_a_megabyte_of_tags_at_once() -> None:
+    start = time.monotonic()
+    for text in ("<answer>" * 125_000, "<answer></answer>" * 60_000):
+        extract_answer("gym:chain_sum", text)
+    assert time.monotonic() - start < 2
+
+
 def test_gym_bad_problems() -> None:
     with pytest.raises(BadInput, match=r"'chain_sun', did you mean chain_sum"):
         verify(gym_problem("chain_sum") | {"task": "gym:chain_sun"}, "1")
@@ -429,6 +452,47 @@ def test_code_works_in_a_folder_that_vanishes(tmp_path: object, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+WRITE_ANYWHERE = (
+    "import os\nfor place in range(3, 64):\n    try:\n        {} os.write(place, {})\n    except OSError: continue\n"
+)
+
+
+def test_code_that_writes_to_every_open_file_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its way out is among them: neither what is no text nor gigabytes come through it."""
+    monkeypatch.setattr(code, "TIMEOUT_SECONDS", 3.0)
+    assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("", r"b'\xff'") + "double = lambda x: x * 2"))
+    assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("os.ftruncate(place, 0);", "b'x'")))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not verify(DOUBLE, block(WRITE_ANYWHERE.format("while True:", "bytes(1 << 20)")))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
+
+
+def test_code_leaves_no_folder_however_deep(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code.tempfile, "tempdir", str(tmp_path))
+    source = "import os\nfor _ in range(1200):\n    os.mkdir('d')\n    os.chdir('d')\ndouble = lambda x: x * 2"
+    assert verify(DOUBLE, block(source))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_fills_no_disk_with_many_files() -> None:
+    source = "for n in range({}): open(str(n), 'w').close()\ndouble = lambda x: x * 2"
+    assert verify(DOUBLE, block(source.format(400)))
+    assert not verify(DOUBLE, block(source.format(600)))
+
+
+@pytest.mark.parametrize("tests", [[1], {"a": 1}, 5, [["assert True"]]])
+def test_tests_are_texts(tests: object) -> None:
+    with pytest.raises(BadInput, match=r"metadata\.tests is no list of texts"):
+        check_problems([problem("unit_tests", tests=tests)])
+
+
+@pytest.mark.parametrize("metadata", ["text", [1], 5, None])
+def test_metadata_that_is_no_object_is_none(metadata: object) -> None:
+    for task in ("unit_tests", "agrees_with_base", "gym:chain_sum"):
+        with pytest.raises(BadInput, match=r"has no metadata\."):
+            check_problems([{"id": "p", "task": task, "answer": "1", "metadata": metadata}])
+
+
 def test_code_without_tests_is_bad_input() -> None:
     with pytest.raises(BadInput, match=r"no metadata\.tests"):
         verify(problem("unit_tests", tests=[]), "x = 1")
@@ -451,6 +515,8 @@ def test_agreement_of_words_and_ties() -> None:
     assert not verify(problem("agrees_with_base", "", base_answers=["", " "]), "no")
     with pytest.raises(BadInput, match=r"no metadata\.base_answers"):
         verify(problem("agrees_with_base"), "no")
+    with pytest.raises(BadInput, match=r"metadata\.base_answers is no list of texts"):
+        verify(problem("agrees_with_base", base_answers=["no", 3]), "no")
 
 
 # ---- judge ----
@@ -529,14 +595,23 @@ def test_judge_tries_a_busy_server_again(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404])
+def test_a_key_that_the_server_says_back_is_in_no_message(server: Server, status: int) -> None:
+    server.replies = [(status, {"error": "Incorrect API key: secret"})]
+    with pytest.raises(BadInput, match=r"Incorrect API key: \*\*\*") as refused:
+        verify(problem("judge"), "forty-two")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404])
 def test_judge_that_refuses_is_not_asked_again(server: Server, status: int) -> None:
     server.replies = [(status, {"error": "no such model"})]
     with pytest.raises(BadInput, match=rf"HTTP {status}: .*no such model.*check address, model and key"):
         verify(problem("judge"), "forty-two")
 
 
-def test_judge_of_another_protocol(server: Server) -> None:
-    server.replies = [(200, {"result": "CORRECT"})]
+@pytest.mark.parametrize("reply", [{"result": "CORRECT"}, {"choices": [{"message": {"content": ["CORRECT"]}}]}])
+def test_judge_of_another_protocol(server: Server, reply: dict) -> None:
+    server.replies = [(200, reply)]
     with pytest.raises(BadInput, match="not reply like an OpenAI-compatible server"):
         verify(problem("judge"), "forty-two")
 

@@ -72,6 +72,15 @@ TRAINER = f"{__name__}:Trainer"
 CHOSEN = {"reward": {"kimi": TRAINER, "dast": f"{__name__}:OtherTrainer", "no": TRAINER}}
 
 
+# A few lines that mean a million values, as lists and as keys.
+LAUGHTER = (
+    "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 'x'}]\n" for n in range(6)) + "note: [*a5, *a5]"
+)
+MERGED_LAUGHTER = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 9)
+)
+
+
 def write(folder: Path, text: str, name: str = "some.yaml") -> str:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -241,6 +250,24 @@ def test_trl_configs_take_their_own_defaults_and_say_what_they_refuse(tmp_path):
         ("  indented: wrong", "line 2: mapping values are not allowed here; correct the line."),
         ("note: 'open", "correct the line."),
         ("note: !!python/name:os.system x", "line 2: could not determine a constructor"),
+        ("note: 2024-99-99", "line 2: '2024-99-99' is no timestamp; correct the line."),
+        ("note: !!timestamp x", "line 2: 'x' is no timestamp; correct the line."),
+        ("note: 0x_", "line 2: '0x_' is no int; correct the line."),
+        ("note: !!bool x", "line 2: 'x' is no bool; correct the line."),
+        ("note: !!float x", "line 2: 'x' is no float; correct the line."),
+        ("note: !!int ''", "line 2: '' is no int; correct the line."),
+        ("note: !!map x", "line 2: expected a mapping node, but found scalar; correct the line."),
+        ("note: {? [a] : b}", "line 2: found unhashable key; correct the line."),
+        ("note: {2024-01-01: b}", "line 2: note must be str or null, found {datetime.date(2024, 1, 1): 'b'}."),
+        (f"note: {'[' * 60}{']' * 60}", "line 2: note is nested too deeply"),
+        (f"note: {'[' * 2_000}", "nested too deeply; write one `key: value` a line."),
+        ("note: &a [*a]", "line 2: note is nested too deeply, or means too many values"),
+        (LAUGHTER, "is nested too deeply, or means too many values"),
+        (MERGED_LAUGHTER, "more than 100,000 keys are merged; correct the line."),
+        (f"budget_tokens: {10**20}", "found 100000000000000000000; whole numbers must be below 2^64."),
+        (f"alpha_per_token: {10**400}", "whole numbers must be below 2^64."),
+        ("env: {A=B: x}", "line 2: env holds what no environment can"),
+        ('env: {A: "\\0"}', "line 2: env holds what no environment can"),
     ],
 )
 def test_bad_file(tmp_path, text, message):
@@ -251,7 +278,7 @@ def test_bad_file(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n", "just words\n"])
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n", "just words\n", "!!set {a, b}\n"])
 def test_file_that_is_no_mapping(tmp_path, text):
     with pytest.raises(BadInput, match=r"some\.yaml: not a YAML mapping"):
         parse(Own, argv=["--config", write(tmp_path, text)])
@@ -288,6 +315,9 @@ def test_a_wrong_value_in_the_file_is_told_even_when_overridden(tmp_path):
         (["--model", "m", "--reward", "kim"], "reward must be one of kimi, dast, no, found 'kim'."),
         (["--model", "m", "--reward", "3"], "reward must be one of kimi, dast, no, found '3'."),
         (["--model", "m", "--dry_run", "maybe"], "dry_run must be true or false, found 'maybe'."),
+        (["--model", "m", "--budgets", "[" * 5000], "budgets must be list of int"),
+        (["--model", "m", "--budgets", "2024-99-99"], "budgets must be list of int, found '2024-99-99'."),
+        (["--config", "a" * 400], "neither a file nor a shipped config"),
     ],
 )
 def test_bad_command_line(words, message):
@@ -355,6 +385,27 @@ def test_the_deepspeed_file_of_a_shipped_config_is_found_from_any_directory(tree
     assert trainer.deepspeed == str(tree / "configs/deepspeed/zero2.json")
     _, trainer = parse(Own, f"{__name__}:Scaled", ["--config", path, "--deepspeed", "{stage: 2}"])
     assert trainer.deepspeed == {"stage": 2}
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"zero_optimization": 2}', "{" * 5000, "zero_stage: 2"])
+def test_a_deepspeed_file_that_is_none_is_named(tmp_path, text):
+    path = write(tmp_path, text, "zero.json")
+    with pytest.raises(BadInput, match=r"zero\.json: no settings of DeepSpeed; begin with one of the shipped files"):
+        parse(Own, f"{__name__}:Scaled", ["--model", "m", "--deepspeed", path])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("deepspeed: {zero_optimization: 3}", r"SFTConfig cannot be made of these keys \(AttributeError"),
+        ("accelerator_config: /nowhere", r"SFTConfig cannot be made of these keys \(FileNotFoundError: .*/nowhere"),
+        ("debug: x", "argument --debug: invalid DebugOption value: 'x'"),
+    ],
+)
+def test_what_others_make_of_settings_is_said(tmp_path, text, said):
+    path = write(tmp_path, f"model: m\noutput_dir: {tmp_path}\nbf16: false\nuse_cpu: true\n{text}\n")
+    with pytest.raises(BadInput, match=rf"some\.yaml: {said}"):
+        parse(Own, "trl:SFTConfig", ["--config", path])
 
 
 def test_recipes_are_found_by_name(tree):
@@ -443,6 +494,22 @@ def test_run_ends_with_a_sentence_and_a_code(capsys, error, code, said):
         run(main)
     assert stopped.value.code == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("a.jsonl: column 'x\n\x1b[2Jy' is odd; grüß 🙂.", r"a.jsonl: column 'x\n\x1b[2Jy' is odd; grüß 🙂."),
+        ("half \ud800, turned \u202e", r"half \ud800, turned \u202e"),
+    ],
+)
+def test_a_sentence_is_one_line_that_does_nothing_to_a_terminal(sentence, said):
+    assert str(BadInput(sentence)) == said == str(BadInput(BadInput(sentence)))
+
+
+def test_a_sentence_that_quotes_a_megabyte_keeps_its_ends():
+    said = str(BadInput(f"rows.jsonl, line 3: {'x' * 1_000_000}; write less."))
+    assert said.startswith("rows.jsonl, line 3: xxx") and said.endswith("xxx; write less.") and len(said) < 2100
 
 
 def test_run_leaves_bugs_alone():

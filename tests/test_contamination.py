@@ -106,6 +106,7 @@ def test_stages_add_up(tmp_path):
         {"prompt": f"{QUESTION}\n"},
         {"prompt": f"{QUESTION}\n", "question": None},
         {"question": QUESTION, "prompt": f"Think little. {QUESTION}\n"},
+        {"question": {"text": "as others write it"}, "prompt": f"{QUESTION}\n"},
         {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]},
         {
             "prompt": [
@@ -118,6 +119,12 @@ def test_stages_add_up(tmp_path):
 )
 def test_rows_of_every_kind_have_a_question(row):
     assert training_problems([row]).hashes.tolist() == [question_hash(QUESTION)]
+
+
+@pytest.mark.parametrize("row", [{}, {"question": {"text": QUESTION}}, {"prompt": []}, {"prompt": [QUESTION]}])
+def test_rows_without_a_question_are_refused(row):
+    with pytest.raises(BadInput, match="neither a question nor a prompt"):
+        training_problems([row])
 
 
 def test_the_record_is_small_sorted_and_survives_the_disk(tmp_path):

@@ -119,6 +119,12 @@ def test_a_template_that_strips_thinking_still_shows_the_chain(examples, templat
     assert text == f"system: Be brief.\nuser: 0+1?\nassistant: {shown}\nuser: 1+1?\n"
 
 
+@pytest.mark.parametrize("total_tokens", [None, "7", [7]])
+def test_lengths_that_are_no_numbers_are_counted_anew(examples, total_tokens):
+    rows = [row(0), row(1, total_tokens=total_tokens), row(1), row(2)]
+    assert len(examples(rows, 1).ask(problem(0))) == 3
+
+
 @pytest.mark.parametrize(
     "bad", [{"prompt": None}, {"prompt": []}, {"completion": ""}, {"completion": [3]}, {"prompt": [{}]}]
 )

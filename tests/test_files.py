@@ -217,6 +217,9 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
         (b'{"a": "gr\xfc\xdf"}', "not valid JSON .*decode byte 0xfc"),
         (b"[1]", "expected a JSON object, found list"),
         (b"null", "expected a JSON object, found NoneType"),
+        (b'{"a": ' * 31 + b"1" + b"}" * 31, "nested deeper than 30 levels; remove the line"),
+        (b'{"a":' + b"[" * 100_000, "nested deeper than 30 levels"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested deeper than 30 levels"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path, line, message):
@@ -225,6 +228,12 @@ def test_a_malformed_line_is_named(tmp_path, line, message):
     assert next(rows) == {"a": 1}
     with pytest.raises(BadInput, match=rf"rows\.jsonl, line 3: {message}"):
         next(rows)
+
+
+def test_thirty_levels_and_many_objects_are_no_mistake(tmp_path):
+    line = '{"a": ' * 30 + "1" + "}" * 30 + "\n" + json.dumps({"a": [{"b": []}] * 100, "text": "[" * 100}) + "\n"
+    (tmp_path / "rows.jsonl").write_text(line)
+    assert len(list(read_jsonl(tmp_path / "rows.jsonl"))) == 2
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -239,7 +248,7 @@ def test_json_has_no_word_for_what_is_no_number(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail) == {"aes": None, "tokens": [1.5, None]}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"a"'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"a"', "[" * 100_000])
 def test_a_damaged_document_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(BadInput, match=r"run\.json: no JSON object; restore the file"):

@@ -338,6 +338,7 @@ def test_scribes_in_processes_of_their_own_write_the_same(reasoner, problems, tm
         ({"prompt": []}, "its 'prompt' is no list of messages"),
         ({"prompt": [{"role": "user"}]}, "its 'prompt' is no list of messages"),
         ({"metadata": "x"}, "its 'metadata' is no object"),
+        ({"latent_tokens": None}, "its 'latent_tokens' is no number of tokens"),
         ({"tokenizer_hash": ["a"]}, "its 'tokenizer_hash' is no text"),
     ],
 )

@@ -26,6 +26,6 @@ def extract(answer_text: str) -> str | None:
 
 def check(problem: Mapping, answer: str) -> bool:
     """Whether the answer is the base model's majority answer; False when no sample of the base has one."""
-    samples = fields.metadata(problem, "base_answers", "a list of sampled answers of the base model")
+    samples = fields.texts(problem, "base_answers", "a list of sampled answers of the base model")
     votes = Counter(final for final in map(extract, samples) if final is not None)
     return bool(votes) and answer == max(votes, key=votes.get)  # the first of equals: a Counter keeps its order

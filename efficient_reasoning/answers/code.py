@@ -6,6 +6,8 @@
    environment, limits on time, memory, files and processes (`sandbox.py`). This guards against accidents, such as
    endless loops, fork bombs, full disks and early exits, not against an attacker: code that is out to do harm needs a
    container or a virtual machine around the whole program.
+3. What the process says goes to files, under the same limit: an answer that finds the way out of its sandbox in a list
+   of open files can fill no memory here, and what it writes there need not be text.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from efficient_reasoning.answers import fields, sandbox
@@ -40,37 +42,54 @@ def extract(answer_text: str) -> str | None:
 
 def check(problem: Mapping, answer: str) -> bool:
     """Whether the code runs, and passes every test, within the limits."""
-    tests = fields.metadata(problem, "tests", "the asserts that the code has to pass")
+    tests = fields.texts(problem, "tests", "the asserts that the code has to pass")
     token = os.urandom(16).hex()
     job = {
         "code": answer,
-        "tests": tests if isinstance(tests, str) else "\n".join(tests),
+        "tests": "\n".join(tests),
         "token": token,
         "memory_bytes": MEMORY_BYTES,
         "cpu_seconds": math.ceil(TIMEOUT_SECONDS),
         "file_bytes": FILE_BYTES,
     }
     with (
-        tempfile.TemporaryDirectory(prefix="answer-") as folder,
+        _working_folder() as folder,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
         subprocess.Popen(
             [sys.executable, "-I", "-B", "-X", "utf8", str(Path(sandbox.__file__).resolve())],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=output,
+            stderr=errors,
             cwd=folder,
             env={**sandbox.ONE_THREAD, "HOME": folder, "TMPDIR": folder},
             start_new_session=True,
         ) as process,
     ):
         try:
-            output, errors = process.communicate(json.dumps(job), timeout=TIMEOUT_SECONDS)
+            process.communicate(json.dumps(job).encode(), timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return False
         finally:
             with contextlib.suppress(ProcessLookupError):  # the usual case: nobody is left in its group
                 os.killpg(process.pid, signal.SIGKILL)
-    ready, *verdict = output.split("\n")
-    if ready != sandbox.READY:
-        raise RuntimeError(f"The sandbox of task unit_tests did not start: {errors.strip()}")
-    return verdict == [token, ""]
+        output.seek(0)
+        errors.seek(0)
+        ready, *verdict = output.read().split(b"\n")
+        # Once it is ready, an answer may overwrite the one file, but has no way to the other.
+        if ready != sandbox.READY.encode() and (said := errors.read().decode(errors="replace").strip()):
+            raise RuntimeError(f"The sandbox of task unit_tests did not start: {said}")
+    return ready == sandbox.READY.encode() and verdict == [token.encode(), b""]
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[str]:
+    """An empty folder that is gone afterwards, however deep an answer has nested others in it."""
+    folder = tempfile.TemporaryDirectory(prefix="answer-", ignore_cleanup_errors=True)
+    try:
+        yield folder.name
+    finally:
+        try:
+            folder.cleanup()
+        except RecursionError:
+            subprocess.run(["rm", "-rf", folder.name], check=False)

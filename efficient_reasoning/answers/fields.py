@@ -21,7 +21,17 @@ def gold(problem: Mapping) -> str:
 
 def metadata(problem: Mapping, key: str, meaning: str) -> object:
     """`problem["metadata"][key]`; empty counts as missing."""
-    value = (problem.get("metadata") or {}).get(key)
+    given = problem.get("metadata")
+    value = given.get(key) if isinstance(given, Mapping) else None
     if not value:
         raise BadInput(f"{place(problem)} has no metadata.{key}; put {meaning} there.")
+    return value
+
+
+def texts(problem: Mapping, key: str, meaning: str) -> list[str]:
+    """`problem["metadata"][key]`, one text or a list of them, as a list."""
+    value = metadata(problem, key, meaning)
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadInput(f"{place(problem)}: metadata.{key} is no list of texts; put {meaning} there.")
     return value

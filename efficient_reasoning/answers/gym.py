@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 
 from efficient_reasoning.answers import fields, killable
@@ -19,7 +18,7 @@ from efficient_reasoning.errors import BadInput, near
 PREFIX = "gym:"
 TIMEOUT_SECONDS = 5.0
 
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPEN, _CLOSE = "<answer>", "</answer>"
 # Scorers of reasoning-gym 0.1.25 that take wrong answers for right: any text at all, and "0" for every probability.
 _REFUSED = {"game_of_life_halting": "exact", "coin_flip": "numeric"}
 _COMPARES_TUPLES = {"arc_agi", "rearc"}  # with the expected board, whose tuples a JSONL file turned into lists
@@ -27,8 +26,11 @@ _COMPARES_TUPLES = {"arc_agi", "rearc"}  # with the expected board, whose tuples
 
 def extract(answer_text: str) -> str | None:
     """The last tagged answer, or the whole text; None when that is empty."""
-    tagged = _ANSWER.findall(answer_text)
-    return (tagged[-1] if tagged else answer_text).strip() or None
+    answer, end = answer_text, 0
+    # Not an expression: of a loop that only opens tags, it would look for the end behind each of them.
+    while (start := answer_text.find(_OPEN, end)) >= 0 and (end := answer_text.find(_CLOSE, start)) >= 0:
+        answer = answer_text[start + len(_OPEN) : end]
+    return answer.strip() or None
 
 
 def check(problem: Mapping, answer: str) -> bool:

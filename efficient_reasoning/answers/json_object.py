@@ -25,7 +25,10 @@ def extract(answer_text: str) -> str | None:
             last, start = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             start += 1
-    return None if last is None else _spell(last)
+    try:
+        return None if last is None else _spell(last)
+    except RecursionError:  # the decoder goes deeper than Python does
+        return None
 
 
 def check(problem: Mapping, answer: str) -> bool:

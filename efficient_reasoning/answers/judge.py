@@ -36,7 +36,8 @@ def check(problem: Mapping, answer: str) -> bool:
     Raises:
         BadInput: no server or model is named, or the server refuses, stays unreachable, or speaks another protocol.
     """
-    metadata = problem.get("metadata") or {}
+    metadata = problem.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
     base_url = metadata.get("judge_base_url") or os.environ.get("OPENAI_BASE_URL", "")
     model = metadata.get("judge_model") or os.environ.get("OPENAI_MODEL")
     if not base_url.startswith(("http://", "https://")):
@@ -66,6 +67,9 @@ def _chat(base_url: str, model: str, messages: list[dict]) -> str:
         timeout_seconds=REQUEST_TIMEOUT_SECONDS,
     )
     try:
-        return reply["choices"][0]["message"]["content"] or ""
+        content = reply["choices"][0]["message"]["content"] or ""
     except (LookupError, TypeError):
         raise other_protocol(base_url) from None
+    if not isinstance(content, str):
+        raise other_protocol(base_url)
+    return content

@@ -36,6 +36,7 @@ _CHANGES_FILES = {
     *("os.truncate", "shutil.rmtree"),
 }
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_MOST_FILES = 500  # that are opened for writing where each of them has a limit: no kernel's limit is on their sum
 
 
 def confine(
@@ -49,7 +50,7 @@ def confine(
     Args:
         memory_bytes: of address space.
         cpu_seconds: of processor time; then the kernel kills the process.
-        file_bytes: of any one file.
+        file_bytes: of any one file; with it, only so many may be opened for writing.
         folder: where files may be made, changed and removed; None for nowhere.
     """
     limits = {
@@ -71,9 +72,15 @@ def confine(
             return False
         return inside is None or not os.path.realpath(os.fsdecode(path)).startswith(inside)
 
+    opened = 0
+
     def hook(event: str, arguments: tuple) -> None:
+        nonlocal opened
         if event == "open":
             paths = arguments[:1] if arguments[2] & _WRITES else ()
+            opened += len(paths)
+            if opened > _MOST_FILES and file_bytes != resource.RLIM_INFINITY:
+                raise PermissionError("more files are refused to the code of an answer")
         else:
             paths = arguments if event in _CHANGES_FILES else ()
         if event in _REFUSED or any(map(outside, paths)):

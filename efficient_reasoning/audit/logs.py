@@ -29,7 +29,8 @@ _TRACE = dict.fromkeys(("id", "question", "task", "final_answer"), str) | {
     "total_tokens": int,
     "completion_ids": list,
 }
-_OF_TRACE = dict.fromkeys(("budget_tokens", "thinking_tokens", "first_correct_tokens", "settled_tokens"), int) | {
+_LENGTHS = dict.fromkeys(("thinking_tokens", "latent_tokens"), int)
+_OF_TRACE = dict.fromkeys(("budget_tokens", "first_correct_tokens", "settled_tokens"), int) | {
     "strategy": str,
     "prompt_ids": list,
     "metadata": dict,
@@ -124,7 +125,8 @@ def _is_sample(place: str, row: Mapping) -> bool:
     """
     if not all(name in row for name in _TRACE):
         return False
-    for name, kind in (_TRACE | _OF_TRACE).items():
+    row = {"latent_tokens": 0, **row}  # lines of older versions do not name them
+    for name, kind in (_TRACE | _LENGTHS | _OF_TRACE).items():
         value = row.get(name)
         if type(value) is not kind and not (value is None and name in _OF_TRACE):
             raise BadInput(f"{place}: its {name} is {json.dumps(value)[:40]}, as in no trace; make the trace again.")

@@ -8,12 +8,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from efficient_reasoning.checkpoint import ReasoningMetadata, adapter_folder, attach_adapter, has_own_code
+from efficient_reasoning.checkpoint import (
+    OWN_ARCHITECTURES,
+    ReasoningMetadata,
+    adapter_folder,
+    attach_adapter,
+    has_own_code,
+)
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.prompts import template_kwargs
 
@@ -79,6 +87,37 @@ def _check_line(place: str, line: str, is_vocabulary: bool) -> None:
     found = _MACHINE_PATH.search(line) if not is_vocabulary else None
     if found:
         raise BadInput(f"{place} holds the path {found[0]} of this machine; replace it by a name or a Hub id.")
+
+
+def check_code(folder: Path, shown: str | Path, trust_remote_code: bool = False) -> None:
+    """Refuse code in a checkpoint that is not this library's: whatever looks at the weights would run it.
+
+    Args:
+        folder: the checkpoint.
+        shown: what the user calls it.
+        trust_remote_code: the user has read it.
+
+    Raises:
+        BadInput: names the file, or the repository that the code would be fetched from.
+    """
+    if trust_remote_code or not has_own_code(folder):
+        return
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    room = OWN_ARCHITECTURES.get(config.get("model_type"))
+    ours = Path(importlib.util.find_spec(room).origin).parent if room else None
+    foreign = [
+        path.name
+        for path in sorted(folder.glob("*.py"))
+        if ours is None or not (ours / path.name).is_file() or (ours / path.name).read_bytes() != path.read_bytes()
+    ]
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}) if path.is_file() else {}
+        foreign += re.findall(r"[\w./-]+(?=--)", json.dumps(auto_map))
+    if foreign:
+        raise BadInput(
+            f"{shown}: {foreign[0]} is code that this toolkit did not write, and the checks would run it; "
+            "read it, then add --trust-remote-code."
+        )
 
 
 def check_weights(folder: Path, shown: str | Path) -> None:

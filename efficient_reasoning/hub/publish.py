@@ -13,7 +13,7 @@ from efficient_reasoning.errors import BadInput
 from efficient_reasoning.evaluation.summary import read_summary
 from efficient_reasoning.files import atomic_folder
 from efficient_reasoning.hub.benchmarks import check_benchmark, write_benchmark
-from efficient_reasoning.hub.checks import check_texts, check_tokenizer, check_weights
+from efficient_reasoning.hub.checks import check_code, check_texts, check_tokenizer, check_weights
 from efficient_reasoning.hub.data_sets import FILES, build_rows, build_samples
 from efficient_reasoning.hub.example import (
     check_example,
@@ -37,6 +37,7 @@ def publish(
     with_samples: bool = False,
     with_data: str | Path | None = None,
     benchmark: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Build the Hub folder of a measured checkpoint, and upload it unless `dry_run`.
 
@@ -50,6 +51,7 @@ def publish(
         with_samples: every sample of the run too, as the data set `<repo>-samples`, built in `<out>-samples`.
         with_data: a JSONL file of traces or training rows, as the data set `<repo>-data`, built in `<out>-data`.
         benchmark: a registered benchmark of the Hub, all of which the run has solved, for its leaderboard.
+        trust_remote_code: run the code that rides in the checkpoint, also where it is not this library's.
 
     Returns:
         The folder.
@@ -68,6 +70,7 @@ def publish(
     if not model.is_dir():
         raise BadInput(f"{model}: no such checkpoint folder; download the model first, then name its folder.")
     check_checkpoint(str(model))
+    check_code(model, model, trust_remote_code)
     _check_same_model(run, summary, model)
     if benchmark is not None:
         check_benchmark(benchmark, run, summary)

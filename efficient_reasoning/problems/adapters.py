@@ -254,7 +254,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
         return
     try:
         rows = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not valid JSON ({error}); name it .jsonl if it has one object a line.") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadInput(f"{path}: expected one list of objects; name it .jsonl if it has one object a line.")

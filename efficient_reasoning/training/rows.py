@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+_LENGTHS = ("total_tokens", "reference_tokens", "source_tokens")
+
 
 def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     """Training rows from JSONL or Parquet.
@@ -31,11 +33,7 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
     if path.endswith(".parquet"):
         rows = Dataset.from_parquet(path)
     else:
-        # Objects with different keys (metadata) stay as they are, instead of being filled up with each other's keys.
-        try:
-            rows = Dataset.from_list(_read_rows(path, required), on_mixed_types="use_json")
-        except UnicodeEncodeError:
-            raise BadInput(f"{path}: half of a surrogate pair in it; write the character again.") from None
+        rows = _table(path, _read_rows(path, required))
     if len(rows) == 0:
         raise BadInput(f"{path}: no training rows in it; look at what the data tool kept.")
     missing = [name for name in required if name not in rows.column_names]
@@ -46,6 +44,25 @@ def load_rows(path: str, required: tuple[str, ...]) -> Dataset:
             if _is_empty(value):
                 raise BadInput(f"{path}, row {number}: no {name!r}; every row needs {', '.join(required)}.")
     return rows
+
+
+def _table(path: str, rows: list[dict]) -> Dataset:
+    """Rows as a table: objects of different keys (metadata) stay as they are, and are not filled up with all keys.
+
+    Raises:
+        BadInput: what no table holds: half of a surrogate pair, a whole number of more than 64 bits.
+    """
+    from datasets import Dataset
+    from pyarrow import ArrowException
+
+    try:
+        return Dataset.from_list(rows, on_mixed_types="use_json")
+    except UnicodeEncodeError:
+        raise BadInput(f"{path}: half of a surrogate pair in it; write the character again.") from None
+    except (ArrowException, OverflowError, ValueError, TypeError) as error:
+        if "too large" in str(error):
+            raise BadInput(f"{path}: a whole number of more than 64 bits in it; write it as text.") from None
+        raise BadInput(f"{path}: its rows make no table ({error}); write every column in one kind.") from None
 
 
 def load_prompts(path: str, required: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -65,8 +82,6 @@ def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     Raises:
         BadInput: as `load_rows`, text and messages in one row, or a conversation that cannot be split.
     """
-    from datasets import Dataset
-
     from efficient_reasoning.prompts import split_turns
 
     rows = load_rows(path, ())
@@ -80,7 +95,7 @@ def load_turns(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
             turns += split_turns(tokenizer, row["messages"])
         except BadInput as error:
             raise BadInput(f"{path}, row {number}: {error}") from None
-    return Dataset.from_list(turns)
+    return _table(path, turns)
 
 
 def load_pairs(path: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -203,6 +218,8 @@ def _read_rows(path: str, required: tuple[str, ...]) -> list[dict]:
             kind = "number" if isinstance(value, (int, float)) else type(value).__name__
             if value is not None and kinds.setdefault(name, kind) != kind:
                 raise BadInput(f"{path}, line {number}: {name} is {kind}, but {kinds[name]} before; write one kind.")
+            if name in _LENGTHS and value is not None and kind != "number":
+                raise BadInput(f"{path}, line {number}: {name} is {kind}; give a number of tokens, or leave it out.")
         rows.append(row)
     if rows:  # a table has the columns of its first row
         rows[0] = dict.fromkeys(kinds) | rows[0]

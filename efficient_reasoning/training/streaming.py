@@ -70,6 +70,7 @@ def open_stream(
     source = open_source(data)
     columns = [name for name in source.columns if name != "truncated"]
     texts = ["".join(str(row[name] or "") for name in columns) for row in source.head(_SAMPLE_ROWS)]
+    texts = [text.encode(errors="replace").decode() for text in texts]  # the stream says which row to write again
     made = make_tokenizer(tokenizer, texts, vocab_size)
     seed = config.seed if config.data_seed is None else config.data_seed
     return Stream(source, made, seed=seed, run=Path(config.output_dir).name, **settings)
@@ -232,7 +233,10 @@ class Stream:
                 f"{self.source.name}: a row's {column} is {type(value).__name__}, where the tokenizer reads text; "
                 "write it as text."
             )
-        return bool(value and value.strip())
+        try:
+            return bool(value and value.strip().encode())
+        except UnicodeEncodeError:
+            raise BadInput(f"{self.source.name}: half of a surrogate pair in a {column}; write it again.") from None
 
     def _ended(self, ids: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id

@@ -284,6 +284,8 @@ def test_another_verifier_for_logs_without_answers(log):
         ([ROW | {"completion": 7, "usage": usage(3)}], "line 1: a response is int, not a text"),
         ([sample(correct="yes")], 'line 1: its correct is "yes", as in no trace'),
         ([sample(truncated=0)], "line 1: its truncated is 0, as in no trace"),
+        ([sample(thinking_tokens=None)], "line 1: its thinking_tokens is null, as in no trace"),
+        ([sample(latent_tokens="2")], 'line 1: its latent_tokens is "2", as in no trace'),
         ([sample(completion_ids=["<think>"])], "line 1: its completion_ids are no token ids"),
         ([ROW | {"choices": "7"}], "line 1: its choices are no list of objects"),
         ([ROW | {"choices": []}], "no response in it"),

@@ -155,7 +155,11 @@ def test_modeling_files_ride_along_where_the_architecture_is_its_own(run, model,
     (model / "modeling_tiny.py").write_text(code)
     (model / "plot.py").unlink()
     change_config(auto_map={"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"})(model)
-    folder = publish(run, model, "ORG/concise-tiny")
+    with pytest.raises(
+        BadInput, match=r"modeling_tiny\.py is code that this toolkit did not write.*--trust-remote-code"
+    ):
+        publish(run, model, "ORG/concise-tiny")
+    folder = publish(run, model, "ORG/concise-tiny", trust_remote_code=True)
     assert "modeling_tiny.py" in files_of(folder)
     card = (folder / "README.md").read_text()
     assert "was not checked: its architecture is one of its own" in card
@@ -163,6 +167,14 @@ def test_modeling_files_ride_along_where_the_architecture_is_its_own(run, model,
     names = {}
     exec(program.replace('"ORG/concise-tiny"', repr(str(folder))), names)
     assert type(names["model"]).__name__ == "TinyForCausalLM"
+
+
+def test_code_of_another_repository_is_foreign_too(run, model):
+    for path in model.glob("*.py"):
+        path.unlink()
+    change_config(auto_map={"AutoModelForCausalLM": "stranger/code--modeling_tiny.TinyForCausalLM"})(model)
+    with pytest.raises(BadInput, match="stranger/code is code that this toolkit did not write"):
+        publish(run, model, "ORG/concise-tiny")
 
 
 def test_the_recipe_and_the_size_are_in_the_card(run, model):

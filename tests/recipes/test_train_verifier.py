@@ -129,6 +129,10 @@ def test_a_dry_run_says_what_it_would_cost(argv, rows, tmp_path, capsys):
         ({"step_ends": [3, 900]}, "row 2: step_ends do not fit"),
         ({"values": [0.5]}, "row 2: step_ends do not fit"),
         ({"values": [0.5, 1.5]}, r"row 2: values are \[0.5, 1.5\]; give shares"),
+        ({"values": [0.5, "a"]}, r"row 2: values are .*'a'.*; give shares"),
+        ({"step_ends": [3, "a"]}, "row 2: step_ends do not fit"),
+        ({"completion_ids": [5, "a"]}, "row 2: its ids are no token ids"),
+        ({"prompt_ids": [-1]}, "row 2: its ids are no token ids"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(argv, rows, change, sentence):

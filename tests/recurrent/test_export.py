@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from efficient_reasoning.cards import write_training_card
 from efficient_reasoning.checkpoint import ReasoningMetadata, load_model, load_tokenizer
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.hub.checks import check_code
 from efficient_reasoning.hub.example import run_program, why_unchecked
 from efficient_reasoning.inference import Request, Sampling, load_reasoner, serve
 
@@ -70,6 +71,16 @@ def test_adapters_are_merged_into_what_is_exported(checkpoint, tmp_path):
     load_tokenizer(checkpoint).save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.glob("*.py")} == FILES
     assert answer_elsewhere(tmp_path) == answer(str(tmp_path)) != answer(checkpoint)
+
+
+def test_its_code_is_known_until_somebody_changes_it(checkpoint, tmp_path):
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "model"))
+    check_code(folder, "model")
+    with open(folder / "modeling_recurrent.py", "a") as stream:
+        stream.write("print('hello')\n")
+    with pytest.raises(BadInput, match=r"model: modeling_recurrent\.py is code that this toolkit did not write"):
+        check_code(folder, "model")
+    check_code(folder, "model", trust_remote_code=True)
 
 
 def test_its_card_names_its_depth_and_its_program_can_be_checked(checkpoint, tmp_path):

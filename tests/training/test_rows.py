@@ -55,6 +55,16 @@ def test_parquet_is_read_too(tmp_path):
         ('{"prompt": " ", "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
         ('{"prompt": [], "answer": "1"}\n', r"rows\.jsonl, line 1: no 'prompt'"),
         ("\n", r"rows\.jsonl: no training rows in it"),
+        ('{"prompt": "a", "answer": "1", "n": 9223372036854775808}\n', r"rows\.jsonl: a whole number of more than 64"),
+        (
+            '{"prompt": "a", "answer": "1", "m": {"n": [1e9, -9223372036854775809]}}\n',
+            "a whole number of more than 64",
+        ),
+        (
+            '{"prompt": "a", "answer": "1", "total_tokens": "16"}\n',
+            "line 1: total_tokens is str; give a number of tok",
+        ),
+        ('{"prompt": "a", "answer": "1", "source_tokens": [3]}\n', "line 1: source_tokens is list; give a number of"),
     ],
 )
 def test_bad_rows_are_named_by_their_line(tmp_path, text, sentence):

@@ -244,6 +244,12 @@ def test_a_row_without_its_column_is_named(tmp_path, tokenizer):
         epoch(stream(tmp_path, tokenizer))
 
 
+def test_half_of_a_surrogate_pair_is_told(tmp_path, tokenizer):
+    (tmp_path / "0.jsonl").write_text('{"text": "1"}\n{"text": "\\ud800"}\n')
+    with pytest.raises(BadInput, match="half of a surrogate pair in a text; write it again"):
+        epoch(stream(tmp_path, tokenizer))
+
+
 def test_another_source_has_another_fingerprint(folder, tmp_path):
     write_jsonl(tmp_path / "0.jsonl", [{"text": "1"}, {"text": "2"}])
     before = open_source(str(tmp_path)).fingerprint
