@@ -107,25 +107,24 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
 
 def graphs(style: str, seeds: int, *methods: str) -> Task:
     """Latents, or pauses, in place of the steps of a chain."""
-    stages = {"steps_per_stage": 350, "max_stage": 6, "mixed_stages": True}
+    stages = {"steps_per_stage": 400, "max_stage": 6, "mixed_stages": True}
     every = _NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "sim_cot", "pause")}
-    every["coconut_unmixed"] = every["coconut"] | {"mixed_stages": False}
     tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": "prosqa", "balanced": "graph_paths"}
     return Task(
         tests=tests | {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")},
         methods={method: every[method] for method in methods},
         rows=50_000,
-        steps=3500,
+        steps=4000,
         batch_size=128,
-        learning_rate=3e-4,
+        learning_rate=5e-4,
         max_new_tokens=384,
         style=style,
-        seeds={"coconut": seeds, "pause": seeds},
+        seeds=dict.fromkeys(("coconut", "sim_cot", "pause"), seeds),
     )
 
 
 TASKS = {
-    "prosqa": graphs("plain", SEEDS, "cot", "no_cot", "coconut", "coconut_unmixed", "sim_cot", "pause"),
+    "prosqa": graphs("plain", SEEDS, "cot", "no_cot", "coconut", "sim_cot", "pause"),
     "prosqa_ways": graphs("equations", 1, "cot", "coconut"),
     "multiplication_4": multiplication(4, steps_per_stage=500, stages=14, last_stage=7),
     "multiplication_5": multiplication(5, steps_per_stage=400, stages=14, last_stage=10),
