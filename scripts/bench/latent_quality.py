@@ -107,14 +107,14 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
 
 def graphs(style: str, seeds: int, *methods: str) -> Task:
     """Latents, or pauses, in place of the steps of a chain."""
-    stages = {"steps_per_stage": 400, "max_stage": 6, "mixed_stages": True}
+    stages = {"steps_per_stage": 350, "max_stage": 6, "mixed_stages": True}
     every = _NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "sim_cot", "pause")}
     tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": "prosqa", "balanced": "graph_paths"}
     return Task(
         tests=tests | {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")},
         methods={method: every[method] for method in methods},
         rows=50_000,
-        steps=4000,
+        steps=3500,
         batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=384,
