@@ -348,6 +348,7 @@ def test_publish(rooms, capsys, tmp_path):
         "with_samples": False,
         "with_data": None,
         "benchmark": None,
+        "trust_remote_code": False,
     }
     assert capsys.readouterr().out == "to_upload\n"
 

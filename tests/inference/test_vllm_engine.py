@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,9 @@ def keep_rules(settings, prompt):
 @pytest.fixture
 def vllm(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).with_name("fake_vllm")))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+        del sys.modules[name]  # for TRL, which would find it there
 
 
 def engine_of(**options) -> VllmEngine:

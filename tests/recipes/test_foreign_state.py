@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from efficient_reasoning.training.checkpoints import seal
 from tests.recipes.running import run
 
 
@@ -33,6 +34,7 @@ def test_no_state_of_the_trainer_is_run(argv, tmp_path):
         state = copy / "checkpoint-2" / name
         assert state.is_file()
         torch.save(Payload(target), state)
+        seal(copy, state.parent)  # nothing is wrong with it at first sight
         try:
             run("sft_compress", argv("sft_compress", output_dir=copy))
         except pickle.UnpicklingError as error:

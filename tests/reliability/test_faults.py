@@ -29,7 +29,9 @@ def begin(recipe: str, argv: list[str], **settings) -> subprocess.Popen:
     """A recipe in a process of its own."""
     words = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *argv]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, env=ENVIRONMENT, **pipes, **settings)
+    # Of a shell's background job, and so of its children, Ctrl-C is ignored.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(words, env=ENVIRONMENT, **pipes, **heard | settings)
 
 
 # ---- the disk ----
