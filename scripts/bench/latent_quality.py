@@ -2,9 +2,9 @@
 
     python -m scripts.bench.latent_quality --out runs/latent [--only 'prosqa/*'] [--scale toy] [--jobs 8]
 
-1. A task has a base, pre-trained from scratch on its chains, and rows of fresh problems. Both are made once, by the
-   first arm that needs them. Every method trains from that base, on those rows, with as many steps and the same
-   learning rates.
+1. A task has a base, pre-trained from scratch on its chains (that of `prosqa` on other searches, and then on these),
+   and rows of fresh problems. Both are made once, by the first arm that needs them. Every method trains from that
+   base, on those rows, with as many steps and the same learning rates.
 2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), generated ones, and graphs
    beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. Chains of `prosqa` are searches, a
    ring a step; those of `prosqa_ways` the shortest ways, as in ProsQA. Decoding is greedy; a latent counts as a token.
@@ -73,6 +73,7 @@ class Task:
         rows, steps, batch_size, learning_rate: of every training.
         max_new_tokens: of a test.
         style: of the chains.
+        chain_steps: of the base on these chains in words, if it was pre-trained on others.
     """
 
     tests: Mapping[str, str]
@@ -83,6 +84,7 @@ class Task:
     learning_rate: float
     max_new_tokens: int
     style: str = "equations"
+    chain_steps: int = 0
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -105,7 +107,7 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
     )
 
 
-def graphs(style: str, seeds: int, *methods: str) -> Task:
+def graphs(style: str, chain_steps: int, seeds: int, *methods: str) -> Task:
     """Latents, or pauses, in place of the steps of a chain."""
     stages = {"steps_per_stage": 350, "max_stage": 6, "mixed_stages": True}
     every = _NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "sim_cot", "pause")}
@@ -119,13 +121,14 @@ def graphs(style: str, seeds: int, *methods: str) -> Task:
         learning_rate=5e-4,
         max_new_tokens=384,
         style=style,
+        chain_steps=chain_steps,
         seeds=dict.fromkeys(("coconut", "sim_cot", "pause"), seeds),
     )
 
 
 TASKS = {
-    "prosqa": graphs("plain", SEEDS, "cot", "no_cot", "coconut", "sim_cot", "pause"),
-    "prosqa_ways": graphs("equations", 1, "cot", "coconut"),
+    "prosqa": graphs("plain", 2500, SEEDS, "cot", "no_cot", "coconut", "sim_cot", "pause"),
+    "prosqa_ways": graphs("equations", 0, 1, "cot", "coconut"),
     "multiplication_4": multiplication(4, steps_per_stage=500, stages=14, last_stage=7),
     "multiplication_5": multiplication(5, steps_per_stage=400, stages=14, last_stage=10),
     "gsm_symbolic": Task(
@@ -199,7 +202,20 @@ class LatentBench(Bench):
 
     def base_of(self, name: str) -> Path:
         """The folder of the task's base."""
-        name = BASES.get(name, name)
+        task, pretrained = TASKS[name], self.pretrained(BASES.get(name, name))
+        if not task.chain_steps:
+            return pretrained
+        folder, rows = self.out / "bases" / name, self.rows_of(name)
+
+        def train() -> None:
+            steps = max(1, round(self.scale.share * task.chain_steps))
+            options = self.options(task, pretrained, rows, folder, steps, 0) | {"method": "cot"}
+            self.command("train", "sft_latent", *flags(options))
+
+        return self.once(folder / "reasoning.json", train).parent
+
+    def pretrained(self, name: str) -> Path:
+        """The folder of a model from scratch."""
         folder = self.out / "bases" / name
         config = ROOT / "configs" / "pretrain" / f"{CONFIGS.get(name, name)}.yaml"
         options = {"output_dir": folder, "disable_tqdm": True} | self.scale.base
@@ -211,7 +227,7 @@ class LatentBench(Bench):
 
     def rows_of(self, name: str) -> Path:
         """The rows of a task, drawn in several processes."""
-        base, path = self.base_of(name), self.out / "rows" / f"{name}.jsonl"
+        base, path = self.pretrained(BASES.get(name, name)), self.out / "rows" / f"{name}.jsonl"
         rows = max(ROW_SHARDS, round(self.scale.share * TASKS[name].rows))
 
         def write() -> None:
@@ -236,12 +252,9 @@ class LatentBench(Bench):
 
     def train_latent(self, name: str, arm: str, seed: int) -> Path:
         """The folder of a model that `sft_latent` has trained from the base of the task."""
-        import torch
-        from transformers.utils import is_liger_kernel_available
-
-        task, on_gpu = TASKS[name], torch.cuda.is_available()
+        task = TASKS[name]
         folder, own = self.out / "models" / name / f"{arm}-{seed}", dict(task.methods[arm])
-        rows = self.rows_of(name)
+        base, rows = self.base_of(name), self.rows_of(name)
         if (folder / "reasoning.json").is_file():
             return folder
         steps = task.steps
@@ -251,8 +264,17 @@ class LatentBench(Bench):
             own["steps_per_stage"] = per_stage
         else:
             steps = max(1, round(self.scale.share * steps))
-        options = self.quiet_options() | {
-            "model": self.base_of(name),
+        self.command("train", "sft_latent", *flags(self.options(task, base, rows, folder, steps, seed) | own))
+        return folder
+
+    def options(self, task: Task, base: Path, rows: Path, folder: Path, steps: int, seed: int) -> dict[str, object]:
+        """Of every training, beside those of its method."""
+        import torch
+        from transformers.utils import is_liger_kernel_available
+
+        on_gpu = torch.cuda.is_available()
+        return self.quiet_options() | {
+            "model": base,
             "data": rows,
             "output_dir": folder,
             "max_steps": steps,
@@ -268,8 +290,6 @@ class LatentBench(Bench):
             "logging_steps": max(1, steps // 70),
             "seed": seed,
         }
-        self.command("train", "sft_latent", *flags(options | own))
-        return folder
 
     def solve_tests(self, name: str, arm: str, model: Path) -> None:
         for test, source in TASKS[name].tests.items():
@@ -336,7 +356,7 @@ def latency(name: str) -> Arm:
         task, path = TASKS[name], bench.out / LATENCY / f"{name}.json"
         if path.is_file() and json.loads(path.read_text()).keys() == {"base", *task.methods}:
             return
-        folders = {"base": bench.out / "bases" / BASES.get(name, name)}
+        folders = {"base": bench.out / "bases" / (name if task.chain_steps else BASES.get(name, name))}
         folders |= {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
         there = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
         reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in there.items()}
