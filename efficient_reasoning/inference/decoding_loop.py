@@ -13,30 +13,26 @@ columns.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from efficient_reasoning.inference.capture import capture
 from efficient_reasoning.inference.engine import Request, stop_place
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import send
+from efficient_reasoning.inference.prefill import MOST_PROMPTS, MOST_TOKENS, Prefill, Prompts
 from efficient_reasoning.inference.prefixes import Ended
 from efficient_reasoning.inference.rows import Rows, Step
 from efficient_reasoning.inference.sampling import uniforms
-from efficient_reasoning.inference.slots import KeyValues, Layers, PromptCache, SlotCache, width_of
+from efficient_reasoning.inference.slots import SlotCache, width_of
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference.graph_engine import GraphEngine
-
-_PREFILL_TOKENS, _PREFILL_PROMPTS = 1 << 16, 512  # most of one forward pass over prompts
-_PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes over prompts are multiples of these
-_SHORT_TOKENS = 32  # prompts with as little behind what is held are read in one pass
-_HELD_TOKENS = 2 * _PREFILL_TOKENS  # of captured passes over prompts: each keeps the keys and values that it writes
 
 
 @dataclass
@@ -88,14 +84,12 @@ class Loop:
         self.biased = torch.tensor(step.biased_ids, dtype=torch.long, device=device)
         self.no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
         self.cache: SlotCache | None = None
-        self.kept: _Prompts | None = None
+        self.kept: Prompts | None = None
         compiles = engine.compile_step and self.on_gpu
         self.advance = torch.compile(self._step, dynamic=False) if compiles else self._step
-        self.read = torch.compile(self._read, dynamic=True) if compiles else self._read
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.readers: dict[tuple[int, int], _CapturedReader] = {}  # by shape, the one used last at the end
-        # One pool for all of them: what a pass needs besides what it returns is free again for the next.
-        self.pool = torch.cuda.graph_pool_handle() if self.on_gpu else None
+        # One pool for all passes: what one needs besides what it returns is free again for the next.
+        self.prefill = Prefill(engine, torch.cuda.graph_pool_handle() if self.on_gpu else None)
 
     def fits(self, step: Step, rows: int, prompt_tokens: int, new_tokens: int) -> bool:
         is_large = prompt_tokens <= self.prompt_tokens and new_tokens <= self.new_tokens and rows <= self.wanted_rows
@@ -104,7 +98,7 @@ class Loop:
     def close(self) -> None:
         """Give the memory back at once; a loop refers to itself, and is only found by the next garbage collection."""
         self.graph = self.cache = self.kept = None
-        self.readers.clear()
+        self.prefill.close()
 
     # ---- the step, on the device ----
 
@@ -159,7 +153,7 @@ class Loop:
 
     def _capture(self) -> None:
         """Capture a step while all rows are idle; replays see whatever the tensors hold by then."""
-        self.graph, _ = _captured(self.advance)
+        self.graph, _ = capture(self.advance)
         self.cache.column.fill_(self.cache.at)
 
     # ---- the queue, on the host ----
@@ -246,108 +240,20 @@ class Loop:
         wanted = tuple(following.prompt_ids) if following is not None else None
         kept, self.kept = self.kept, None
         new = [prompt for prompt in of_prompt if kept is None or prompt not in kept.number]
-        held = {prompt: self._held(prompt, of_prompt[prompt]) for prompt in new}
+        held = {prompt: self.prefill.held(prompt, of_prompt[prompt].values()) for prompt in new}
         computed = {prompt: len(prompt) - len(held[prompt]) for prompt in new}
         if len(new) < len(of_prompt):
             self._place(kept, of_prompt, wanted)
-        for alike in self._alike(held):
+        for alike in self.prefill.alike(held):
             while alike:
-                count = max(1, min(_PREFILL_PROMPTS, _PREFILL_TOKENS // len(alike[-1])))  # sorted by length
-                self._place(self._prefill({prompt: held[prompt] for prompt in alike[:count]}), of_prompt, wanted)
+                count = max(1, min(MOST_PROMPTS, MOST_TOKENS // len(alike[-1])))  # sorted by length
+                self._place(self.prefill.read({prompt: held[prompt] for prompt in alike[:count]}), of_prompt, wanted)
                 alike = alike[count:]
         for row, request in came.items():
             prompt = tuple(request.prompt_ids)
             yield row, Ledger(1, len(prompt), computed.pop(prompt, 0))
 
-    def _held(self, prompt: tuple[int, ...], requests: Mapping[int, Request]) -> np.ndarray:
-        """Where keys and values of the beginning of a prompt are held, for requests that go on from it."""
-        offset = max(request.offset for request in requests.values())
-        if not offset or not self.engine.holds(prompt, len(prompt) - offset):
-            return np.zeros(0, dtype=np.int64)
-        return self.engine.prefixes.find(prompt, len(prompt) - offset)
-
-    def _alike(self, held: Mapping[tuple[int, ...], np.ndarray]) -> Iterable[list[tuple[int, ...]]]:
-        """Prompts that may be read together: about as many tokens follow what is held, or equally many the latents."""
-        latents = self.engine.latents
-        by_tail: dict[tuple, list[tuple[int, ...]]] = {}
-        for prompt, places in held.items():
-            if len(places):
-                tail = "held", max(_SHORT_TOKENS, len(prompt) - len(places) - 1).bit_length()
-            else:
-                tail = "latents", latents.tail(prompt) if latents is not None else None
-            by_tail.setdefault(tail, []).append(prompt)
-        return by_tail.values()
-
-    def _prefill(self, held: Mapping[tuple[int, ...], np.ndarray]) -> _Prompts:
-        """What stays of prompts, and their logits; on CUDA they stay valid until the next call.
-
-        Args:
-            held: where their beginnings are held: of all of them, or of none.
-        """
-        prompts = list(held)
-        if len(held[prompts[0]]):
-            return self._read_on(held)
-        if self.engine.latents is not None and self.engine.latents.columns(prompts[0]):
-            layers, states = self.engine.latents.read(self.engine.model, prompts, self.engine.pad_id)
-            lengths = send(torch.tensor([len(prompt) for prompt in prompts]), self.device)
-            logits = self.engine.model.get_output_embeddings()(states)
-            layers = [KeyValues(*layer) for layer in layers]
-            return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, layers, logits, lengths)
-        count, width = len(prompts), max(map(len, prompts))
-        if self.on_gpu:  # few shapes, each captured once
-            width = up_to(_WIDTHS_APART, width)
-            count = max(count, min(up_to(_PROMPTS_APART, count), _PREFILL_TOKENS // width))
-        padded = np.full((count, width), self.engine.pad_id)  # (N, P)
-        lengths = np.ones(count, dtype=np.int64)
-        for n, prompt in enumerate(prompts):
-            padded[n, width - len(prompt) :] = prompt
-            lengths[n] = len(prompt)
-        ids, lengths = (send(torch.from_numpy(array), self.device) for array in (padded, lengths))
-        read = self.read
-        if self.on_gpu:
-            read = self.readers.pop((count, width), None)
-            if read is None:
-                while self.readers and sum(n * p for n, p in self.readers) + count * width > _HELD_TOKENS:
-                    del self.readers[next(iter(self.readers))]
-                read = _CapturedReader(self, ids.clone(), lengths.clone())
-            self.readers[count, width] = read
-        return _Prompts({prompt: n for n, prompt in enumerate(prompts)}, *read(ids, lengths), lengths)
-
-    def _read_on(self, held: Mapping[tuple[int, ...], np.ndarray]) -> _Prompts:
-        """Prompts whose beginnings are held. All compute as many columns, with held tokens in place of padding."""
-        width = max(map(len, held))
-        tail = max(len(prompt) - len(places) for prompt, places in held.items())  # Q
-        ids = np.full((len(held), tail), self.engine.pad_id)  # (N, Q)
-        places = np.zeros((len(held), width - tail), dtype=np.int64)  # (N, P - Q)
-        for n, (prompt, own) in enumerate(held.items()):
-            ids[n, -len(prompt) :] = prompt[-tail:]
-            if len(prompt) > tail:
-                places[n, width - len(prompt) :] = own[: len(prompt) - tail]
-        lengths = np.array([len(prompt) for prompt in held])
-        ids, places, lengths = (send(torch.from_numpy(array), self.device) for array in (ids, places, lengths))
-        read = self._read(ids, lengths, self.engine.prefixes.gather(places))  # too many shapes to capture or compile
-        return _Prompts({prompt: n for n, prompt in enumerate(held)}, *read, lengths)
-
-    def _read(
-        self, ids: torch.Tensor, lengths: torch.Tensor, held: Sequence[KeyValues] = ()
-    ) -> tuple[Layers, torch.Tensor]:
-        """Run the last columns (N, Q) of prompts of these lengths (N,), the others of which are held (N, K, P - Q, D):
-        what each layer keeps of all of them, and logits (N, V) behind them.
-        """
-        cache = PromptCache(lengths, held)
-        width = ids.shape[1]
-        logits = self.engine.model(
-            input_ids=ids,
-            attention_mask=self.no_mask,
-            position_ids=(torch.arange(width, device=ids.device) - width + lengths[:, None]).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            slots=cache,
-        ).logits[:, -1]
-        return cache.layers, logits
-
-    def _place(self, batch: _Prompts, of_prompt: dict[tuple, dict[int, Request]], wanted: tuple | None) -> None:
+    def _place(self, batch: Prompts, of_prompt: dict[tuple, dict[int, Request]], wanted: tuple | None) -> None:
         """Give the rows of the batch's prompts what was prefilled, and keep the prompt that is wanted again."""
         came = {row: request for prompt in batch.number for row, request in of_prompt.get(prompt, {}).items()}
         requests, rows = list(came.values()), {row: len(request.prompt_ids) for row, request in came.items()}
@@ -388,68 +294,6 @@ class Loop:
         began.counts += 1
         began.done = self._ends(began)
         rows.put(index, began)
-
-
-def up_to(multiple: int, number: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-@functools.cache
-def _warm_up_stream(device: int) -> torch.cuda.Stream:
-    """The same each time, since what was allocated on one stream serves no other."""
-    return torch.cuda.Stream(device)
-
-
-def _captured(
-    function: Callable[[], object], pool: tuple[int, int] | None = None
-) -> tuple[torch.cuda.CUDAGraph, object]:
-    """A graph of the function, its memory out of `pool`, and what it returned: the tensors that every replay fills."""
-    side = _warm_up_stream(torch.cuda.current_device())
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        result = function()
-    return graph, result
-
-
-class _CapturedReader:
-    """`Loop.read` for prompts of one shape."""
-
-    def __init__(self, loop: Loop, ids: torch.Tensor, lengths: torch.Tensor):
-        self.ids, self.lengths = ids, lengths
-        self.graph, self.read = _captured(lambda: loop.read(self.ids, self.lengths), loop.pool)
-
-    def __call__(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[Layers, torch.Tensor]:
-        self.ids.copy_(ids)
-        self.lengths.copy_(lengths)
-        self.graph.replay()
-        return self.read
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """Prefilled prompts.
-
-    Attributes:
-        number: n of each prompt.
-        layers: what each layer keeps of them.
-        logits: (N, V) behind the prompts.
-        lengths: (N,) in tokens.
-    """
-
-    number: dict[tuple[int, ...], int]
-    layers: Layers
-    logits: torch.Tensor
-    lengths: torch.Tensor
-
-    def only(self, prompt: tuple[int, ...]) -> _Prompts:
-        n = self.number[prompt]
-        layers = [layer._make(states[n : n + 1].clone() for states in layer) for layer in self.layers]
-        return _Prompts({prompt: 0}, layers, self.logits[n : n + 1].clone(), self.lengths[n : n + 1])
 
 
 class _Look:

@@ -21,7 +21,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.inference import step_attention
-from efficient_reasoning.inference.decoding_loop import Decoded, Loop, up_to
+from efficient_reasoning.inference.decoding_loop import Decoded, Loop
 from efficient_reasoning.inference.engine import (
     HIDDEN,
     IN_LOOP,
@@ -35,6 +35,7 @@ from efficient_reasoning.inference.engine import (
 from efficient_reasoning.inference.joint_projections import join_projections
 from efficient_reasoning.inference.memory import cache_bytes, free_bytes, peak_bytes, rows_that_fit
 from efficient_reasoning.inference.model_engine import ModelEngine
+from efficient_reasoning.inference.prefill import up_to
 from efficient_reasoning.inference.prefixes import Prefixes
 from efficient_reasoning.inference.rows import Step
 from efficient_reasoning.inference.sampling import sampling_groups

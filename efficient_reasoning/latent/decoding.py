@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.latent.passes import Row, collate, read
+from efficient_reasoning.latent.passes import Batch, Row, collate, read
 from efficient_reasoning.latent.projection import LatentProjection
 
 MARKERS = BOT, LATENT, EOT = "<|start-latent|>", "<|latent|>", "<|end-latent|>"  # of a checkpoint, as Coconut's
@@ -48,24 +48,27 @@ class Latents:
         columns = self.columns(prompt_ids)
         return len(prompt_ids) - columns.stop if columns else None
 
-    def read(
-        self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], pad_id: int
-    ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-        """Run prompts of equally many tokens behind their latents, which makes them end at the same column.
+    def batch(self, prompts: Sequence[Sequence[int]], pad_id: int, columns_apart: int = 1) -> Batch:
+        """Prompts of equally many tokens behind their latents, which makes them end at the same column.
 
         Args:
-            model: the language model.
             prompts: N, each with latents.
             pad_id: any token.
-
-        Returns:
-            keys and values (N, K, P, D) of each layer, padded on the left, and the last hidden states (N, width).
+            columns_apart: the columns before all latents are a multiple of it.
 
         Raises:
             BadInput: latents with nothing behind them.
         """
-        rows = [self._row(prompt) for prompt in prompts]
-        batch = collate(rows, pad_id).to(model.device)
+        return collate([self._row(prompt) for prompt in prompts], pad_id, first_columns_apart=columns_apart)
+
+    def read(
+        self, model: PreTrainedModel, batch: Batch
+    ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Run a batch on the model's device.
+
+        Returns:
+            keys and values (N, K, P, D) of each layer, padded on the left, and the last hidden states (N, width).
+        """
         projection = None if self.projection is None else self.projection.to(model.device, model.dtype)
         passes = read(model, batch, projection)
         return [(layer.keys, layer.values) for layer in passes.cache.layers], passes.states[:, -1]

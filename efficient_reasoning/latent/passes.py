@@ -82,13 +82,14 @@ class Batch:
         return Batch(*(tensor.to(device) for tensor in tensors), self.first_column, self.is_padded)
 
 
-def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Batch:
+def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None, first_columns_apart: int = 1) -> Batch:
     """A batch of rows.
 
     Args:
         rows: at least one.
         pad_id: any token.
         columns: K, where it is to be more than the most latents of these rows: the passes that other processes run.
+        first_columns_apart: W is a multiple of it.
 
     Raises:
         BadInput: a row without prompt, or with more latents than columns.
@@ -104,6 +105,7 @@ def collate(rows: Sequence[Row], pad_id: int, columns: int | None = None) -> Bat
         )
     )
     first = max(1, int((prompts + latents).max()) - columns)
+    first = -(-first // first_columns_apart) * first_columns_apart
     end = first + columns
     until, width = end - latents, int(completions.max())
     ids = np.full((len(rows), end + width), pad_id)

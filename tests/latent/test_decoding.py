@@ -66,6 +66,17 @@ def test_a_batch_decodes_what_each_decodes_slowly(model, rows):
     assert len({tuple(ids) for ids in expected}) > 3
 
 
+@pytest.mark.gpu
+def test_captured_passes_on_a_gpu(model):
+    rng = random.Random(3)
+    prompts = [prompt(rng, rng.randrange(1, 90), 3, 1) for _ in range(40)]
+    expected = [slowly(model, ids, 9) for ids in prompts]
+    decoder = engine(model.cuda(), rows=16)
+    for count in (1, 40, 2):  # the last one in what the first one has captured
+        requests = [Request(ids, 9, Sampling(0)) for ids in prompts[-count:]]
+        assert [one.ids for one in decoder.generate(requests)] == expected[-count:]
+
+
 def test_an_engine_charges_latents_as_part_of_prompts(model):
     rng = random.Random(1)
     requests = [Request(prompt(rng, 5, 3, 1), 4, Sampling(0), offset=offset) for offset in (0, 1)]

@@ -84,7 +84,8 @@ def test_a_row_is_the_same_in_any_batch(model):
     rows = [row(rng, *sizes) for sizes in ROWS]
     for index in range(len(rows)):
         alone = collate([rows[index]], pad_id=0)
-        mixed = collate([*rows[index:], *rows[:index]], pad_id=7, columns=6)
+        mixed = collate([*rows[index:], *rows[:index]], pad_id=7, columns=6, first_columns_apart=16)
+        assert mixed.first_column == 16
         width = alone.labels.shape[1]
         found = read(model, mixed).states[0, : width + 1]
         torch.testing.assert_close(found, read(model, alone).states[0], atol=1e-5, rtol=1e-4)
