@@ -41,7 +41,7 @@ _MINIMA = {
 # What the terminal shows of what a trainer logs.
 _SHOWN = (
     "loss", "mean_token_accuracy", "rewards/accuracies", "reward", "accuracy", "completions/mean_length",
-    "budget_error", "train_runtime",
+    "budget_error", "stage", "teacher_loss", "distillation_loss", "step_loss", "train_runtime",
 )  # fmt: skip
 
 

@@ -9,8 +9,8 @@
    beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. Chains of `prosqa` are searches, a
    ring a step; those of `prosqa_ways` the shortest ways, as in ProsQA. Decoding is greedy; a latent counts as a token.
 3. Controls: `cot` and `no_cot` train on with all steps and with none; `pause` has a learnt token in place of each
-   latent, and is compared with `coconut` problem by problem, on `prosqa` over three seeds of both. Of multiplications
-   the base stands for `cot`: it writes their chains, and nothing else.
+   latent, and is compared with `coconut` and `sim_cot` problem by problem, on `prosqa` over three seeds of each. Of
+   multiplications the base stands for `cot`: it writes their chains, and nothing else.
 4. Behind all else, alone on its GPU, each model of seed 0 solves problems one at a time: seconds a problem.
 
 EFFICIENT_REASONING_DATA names the folder of the official files, `../shared/data` by default. How arms run:
@@ -88,7 +88,7 @@ class Task:
     seeds: Mapping[str, int] = field(default_factory=dict)
 
 
-_CODI = {"method": "codi", "max_stage": 3, "latents_per_step": 2}
+_CODI = {"method": "codi", "max_stage": 8}  # latents, one a step
 _NO_STAGES = {"cot": {"method": "cot"}, "no_cot": {"method": "no_cot"}}
 
 
@@ -135,15 +135,17 @@ TASKS = {
         tests={"generated": "gsm_symbolic"},
         methods=_NO_STAGES
         | {"codi": _CODI, "codi without distillation": _CODI | {"distillation_coef": 0}}
+        | {"codi with steps": _CODI | {"step_coef": 1}}  # as SIM-CoT adds to it
         | {
-            f"{method}_{latents}": {
+            f"{method}_{8 * latents}": {
                 "method": method,
                 "steps_per_stage": 300,
-                "max_stage": latents // 2,
-                "latents_per_step": 2,
+                "max_stage": 8,
+                "latents_per_step": latents,
+                "mixed_stages": True,
             }
             for method in ("coconut", "sim_cot")
-            for latents in (8, 16)
+            for latents in (1, 2)
         },
         rows=50_000,
         steps=4000,
@@ -298,11 +300,11 @@ class LatentBench(Bench):
             limit = min(self.scale.max_new_tokens, TASKS[name].max_new_tokens)
             self.test(f"{name}/{test} {len(problems)}/{arm}{GREEDY}", model, problems=problems, max_new_tokens=limit)
 
-    def solve_with_fewer_latents(self, name: str, arm: str, model: Path, most: int) -> None:
-        """The first test with each smaller number of latents, behind which the rest of the chain is written."""
+    def solve_with_fewer_latents(self, name: str, arm: str, model: Path, numbers: range) -> None:
+        """The first test with these numbers of latents, behind which the rest of the chain is written."""
         test, source = next(iter(TASKS[name].tests.items()))
         problems = test_problems(source, self.scale.test_problems)
-        for latents in range(most):
+        for latents in numbers:
             self.test(
                 f"{name}/{test} {len(problems)} with {latents} latents/{arm}{GREEDY}",
                 model,
@@ -342,7 +344,9 @@ def trained(name: str, method: str, seed: int) -> Arm:
         model, options = bench.train_latent(name, method, seed), TASKS[name].methods[method]
         bench.solve_tests(name, f"{method}#{seed}", model)
         if options.get("mixed_stages") and options["method"] in ("coconut", "sim_cot") and not seed:
-            bench.solve_with_fewer_latents(name, f"{method}#{seed}", model, options["max_stage"])
+            per_step = options.get("latents_per_step", 1)
+            numbers = range(0, options["max_stage"] * per_step, per_step)
+            bench.solve_with_fewer_latents(name, f"{method}#{seed}", model, numbers)
 
     return arm
 
@@ -433,21 +437,22 @@ def accuracies(out: Path) -> str:
             )
     lines += [
         "",
-        "Coconut less pause, problem by problem:",
+        "Less pause, problem by problem:",
         "",
-        "| task | test, problems | seeds | accuracy change [95 %] |",
+        "| task | test, problems | arm | seeds | accuracy change [95 %] |",
+        "| --- | --- | --- | ---: | ---: |",
     ]
-    lines.append("| --- | --- | ---: | ---: |")
-    for (name, test), arms in read_points(out).items():
-        if "coconut" not in arms or "pause" not in arms:
+    pairs = ((key, arms, arm) for key, arms in read_points(out).items() for arm in ("coconut", "sim_cot"))
+    for (name, test), arms, arm in pairs:
+        if arm not in arms or "pause" not in arms:
             continue
-        seeds = min(len(arms["coconut"]), len(arms["pause"]))
-        after, before = (np.stack(arms[arm][:seeds])[..., 0] for arm in ("coconut", "pause"))  # (seeds, problems)
+        seeds = min(len(arms[arm]), len(arms["pause"]))
+        after, before = (np.stack(arms[each][:seeds])[..., 0] for each in (arm, "pause"))  # (seeds, problems)
         problems = np.broadcast_to(np.arange(after.shape[1]), after.shape).ravel()
         drawn = np.broadcast_to(np.arange(seeds)[:, None], after.shape).ravel() if seeds > 1 else None
         change = paired_bootstrap(before.ravel(), after.ravel(), problems, seeds=drawn, share=True, resamples=4000)
         lines.append(
-            f"| {name} | {test} | {seeds} "
+            f"| {name} | {test} | {arm} | {seeds} "
             f"| {100 * change.mean:+.2f} [{100 * change.low:+.2f}, {100 * change.high:+.2f}] {mark_of(change)} |"
         )
     return "\n".join(lines)
