@@ -1,6 +1,7 @@
 """What a window and a state save in decoding: tokens a second, memory a row, and steps behind contexts of any length.
 
-    python scripts/bench/linear_decoding.py --out results.json [--device cuda] [--only NAME ...] [--compile] [--tiny]
+    python scripts/bench/linear_decoding.py --out results.json [--device cuda] [--only NAME ...] [--tiny]
+        [--compile --batches 4096 --contexts]
 
 1. One model of the shape of SmolLM2-135M (GQA 9/3, heads of 64; 8,192 tokens, since none is read), random weights in
    bf16, three times: softmax in all layers, linearized in all, and in three of four. All decode in captured steps of
@@ -12,7 +13,8 @@
 4. *Bound*: what a step of the linearized one has to move, weights, windows, and states twice, at the bandwidth that a
    copy reaches on this device, over the time that the step takes.
 
-What is measured stands in the file at once, and the same command goes on behind it.
+What is measured stands in the file at once, and the same command goes on behind it. A compiled step takes a minute for
+each batch and context before it is timed; `--batches` and `--contexts` leave most of them out.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -227,10 +229,11 @@ def summarize(results: Mapping[str, Mapping]) -> None:
         for tokens in ("4096", "16384"):
             say(name, f"{softmax['row_bytes'][tokens] / one['row_bytes'][tokens]:.1f} times smaller at {tokens}")
         say(name, f"{one['rows_at_4224'] / softmax['rows_at_4224']:.1f} times the rows at 4,224 tokens")
-        seconds = row_seconds(one["contexts"])
-        long = [value for context, value in seconds.items() if context >= min(1024, max(seconds))]
-        say(name, f"steps behind the longest contexts, from 1,024 on: {max(long) / min(long) - 1:+.1%} at most")
-        say(name, f"breaks even with softmax {break_even(row_seconds(softmax['contexts']), seconds)}")
+        if one["contexts"]:
+            seconds = row_seconds(one["contexts"])
+            long = [value for context, value in seconds.items() if context >= min(1024, max(seconds))]
+            say(name, f"from 1,024 tokens before it on, a step takes {max(long) / min(long) - 1:.1%} longer at most")
+            say(name, f"breaks even with softmax {break_even(row_seconds(softmax['contexts']), seconds)}")
         shares = [step["bound_seconds"] / step["seconds"] for step in one["steps"].values() if step["bound_seconds"]]
         if shares:
             say(name, f"{max(shares):.0%} of the bandwidth's bound at best")
@@ -251,10 +254,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="of the models")
-    parser.add_argument("--compile", action="store_true", help="let torch.compile fuse steps: a minute for each batch")
+    parser.add_argument("--batches", type=int, nargs="+", help="to try, as far as they fit")
+    parser.add_argument("--contexts", type=int, nargs="*", help="to time steps behind, in tokens")
+    parser.add_argument("--compile", action="store_true", help="let torch.compile fuse steps")
     parser.add_argument("--tiny", action="store_true", help="a small model and few tokens")
     arguments = parser.parse_args()
+    given = {name: getattr(arguments, name) for name in ("batches", "contexts")}
     scale = TINY if arguments.tiny else FULL
+    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
     results: dict = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     results["torch"] = torch.__version__
     for name in arguments.only:
