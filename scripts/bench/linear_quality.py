@@ -14,7 +14,7 @@ looks up facts of a question of some 220, and a window of 64 tokens holds few of
 4. *Recall*: chains of the base are read, and each noun that stands in a fact of the question is to be predicted; how
    often it is, by how many tokens back the fact was told last. 64, 128, 256 and 512 are 1, 2, 4 and 8 windows.
 5. *Length*: nats a token of these chains, by how many tokens stand before it, beside the base's on the same tokens.
-   Texts end before 8 windows of 64; of `half window`, all behind 256 tokens is more than 8 windows from the beginning.
+   Few texts reach 8 windows of 64; of `half window`, all behind 256 tokens stands behind 8 windows and more.
 6. *Votes*: the base, `linearized` and `3:1` sample, each with the device to itself behind all other arms; what the
    most frequent of k answers is worth, and the seconds a problem that k samples take (arXiv 2504.10449), beside what
    the base reaches in as many. Steps behind contexts of any length tell from which one on a state takes less time.
