@@ -9,6 +9,7 @@
    through FlexAttention; and the window under a mask that is written out.
 3. *Model*: forward and backward of four such layers with a vocabulary of 8,192, as a Qwen3 and with the window.
 
+The longest rows come first, each length is in the file once it is measured, and the same command goes on behind it.
 Seconds are medians. Each length is compiled for itself, as for rows of one length; what the first run takes,
 compilation included, and what it takes to make a mask, once for all layers, stand apart. FlexAttention has no backward
 pass on a CPU: there, full attention is compared with the mask written out alone.
@@ -17,6 +18,7 @@ pass on a CPU: there, full attention is compared with the mask written out alone
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -196,19 +198,26 @@ def main() -> None:
     scale, device = TINY if arguments.tiny else FULL, arguments.device
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     results: dict = {"torch": torch.__version__, "layer": {}, "model": {}}
-    if device == "cuda":
+    if arguments.out.is_file():
+        results = json.loads(arguments.out.read_text())
+    if device == "cuda" and "difference" not in results:
         results["difference"] = check(scale, device)
         print(f"Relative differences: {results['difference']}", flush=True)
+        write_json(arguments.out, results)
     models = {"full": build(scale, is_full=True), "window": build(scale)}
     models = {name: model.to(device, dtype).train() for name, model in models.items()}
-    for tokens in scale.lengths:
+    for tokens in sorted(scale.lengths, reverse=True):
         torch.compiler.reset()
-        results["layer"][tokens] = measure_layer(models["window"], tokens, scale)
-        results["model"][tokens] = measure_model(models, tokens, scale)
-        write_json(arguments.out, results)
-        for part in ("layer", "model"):
-            full = results[part][tokens]["full"]["seconds"]
-            for name, one in results[part][tokens].items():
+        for part, work in (
+            ("layer", lambda tokens: measure_layer(models["window"], tokens, scale)),
+            ("model", lambda tokens: measure_model(models, tokens, scale)),
+        ):
+            measured = results[part].get(str(tokens))
+            if measured is None:
+                measured = results[part][str(tokens)] = work(tokens)
+                write_json(arguments.out, results)
+            full = measured["full"]["seconds"]
+            for name, one in measured.items():
                 ratio = f"{full / one['seconds']:.2f} times as fast as full"
                 print(f"{tokens:,} tokens, {part}, {name}: {ratio}", flush=True)
 

@@ -35,6 +35,7 @@ class DepthScale(Scale):
     """Also flags of the pre-training beside those of the config."""
 
     task: str = "passing_8"
+    test_samples: int = 1  # greedy ones are all alike
     max_new_tokens: int = 8
     training: Mapping[str, object] = field(default_factory=dict)
 
@@ -71,6 +72,7 @@ class DepthBench(Bench):
         if not (folder / "reasoning.json").is_file():
             shape = yaml.safe_dump(dict(architecture), default_flow_style=True, width=10_000).strip()
             options = {"output_dir": folder, "disable_tqdm": True, "seed": seed, "architecture": shape}
+            options |= {"save_steps": 1000, "save_total_limit": 1}  # the same command goes on where it was cut
             self.command("train", "pretrain", "--config", CONFIG, *flags(options | self.scale.training))
         return folder
 

@@ -57,6 +57,8 @@ class SmolScale(LinearScale):
     problems: int = 7473
     samples: int = 2
     steps: int = 1000  # of 64 rows with some 330 tokens each
+    accumulation: int = 4  # a row of 384 tokens takes 0.9 GB
+    save_steps: int = 250
     test_problems: int = 500
     max_new_tokens: int = 400
     temperature: float = 0.7
@@ -68,7 +70,15 @@ class SmolScale(LinearScale):
 SCALES = {
     "full": SmolScale(),
     "toy": SmolScale(
-        problems=4, samples=1, steps=2, batch_size=2, test_problems=2, max_new_tokens=300, exported_tokens=4
+        problems=4,
+        samples=1,
+        steps=2,
+        batch_size=2,
+        accumulation=2,
+        save_steps=1,
+        test_problems=2,
+        max_new_tokens=300,
+        exported_tokens=4,
     ),
 }
 
@@ -119,6 +129,9 @@ class SmolBench(LinearBench):
 
     def measure(self, name: str, model: Path | str) -> None:
         """Perplexities, and the comparison with a process of its own."""
+        path = self.out / "reading" / f"{name}.json"
+        if path.is_file():
+            return
         answers = list(read_jsonl(self.answers))
         tokenizer = load_tokenizer(str(self.base))
         solutions = [
@@ -130,7 +143,6 @@ class SmolBench(LinearBench):
         ]
         sums = {ANSWERS: nats(model, answers), SOLUTIONS: nats(model, solutions)}
         same = is_the_same_elsewhere(model, solutions[0]["prompt"], self.scale.exported_tokens)
-        path = self.out / "reading" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         write_json(path, {"nats": sums, "same tokens": same})
         self.tidy()
