@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     if training.is_main_process():
         print(summary(rows, base.tokenizer))
     if arguments.dry_run:
-        training.dry_run(base, rows, config, config.max_length, True, lora=lora)
+        training.dry_run(base, rows, config, config.max_length, True, lora=lora, own_layers=True)
         return
 
     def make(model, **rest):

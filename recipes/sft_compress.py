@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     template = base.training_template()
     if arguments.dry_run:
         reference = needs_reference(arguments.objective, config, lora)
-        training.dry_run(base, rows, config, config.max_length, True, lora=lora, with_reference=reference)
+        own = {"lora": lora, "with_reference": reference, "whole_logits": arguments.objective == "simpo"}
+        training.dry_run(base, rows, config, config.max_length, True, **own)
         return
     trainer = build_trainer(arguments.objective, base, rows, config, template, lora, new_tokens)
     training.finish(trainer, metadata, problems)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from efficient_reasoning.config import find_config
 from efficient_reasoning.training import dry_run, load_base
 from efficient_reasoning.training.adapters import lora_config
 
@@ -36,6 +39,35 @@ def test_a_dry_run_says_what_a_run_would_cost(tiny_model, tmp_path, capsys):
         "clipped": "25.0% of the rows, longer than 100 tokens",
     }
     assert not (tmp_path / "run").exists()
+
+
+def peak_of(table: dict[str, str]) -> float:
+    return float(re.search(r"([\d,]+) MiB at the peak of a step", table["memory"])[1].replace(",", ""))
+
+
+def test_a_dry_run_says_what_a_step_holds_at_its_peak(tiny_model, capsys):
+    rows = [ROW | {"total_tokens": 400}] * 8
+
+    def table_of(limit=300, rows=rows, **changes):
+        limits = {"limit_tokens": limit, "limit_has_prompt": True} | changes
+        return costs(capsys, tiny_model, rows, config_of(), **limits)
+
+    table = table_of()
+    assert "reads 4 x 300 tokens at a time" in table["memory"]
+    assert "reads 4 x 40" in table_of(limit=1000)["memory"]  # the longest there are, and their prompt
+    assert peak_of(table) > peak_of(table_of(limit=100))
+    assert peak_of(table_of(whole_logits=True)) < peak_of(table)  # of few words, less than TRL's tiles
+    pairs = [{"prompt": "a\n", "chosen": "1" * 350, "rejected": "1" * 350, "total_tokens": 350}] * 8
+    assert "reads 8 x 300 tokens at a time" in table_of(rows=pairs)["memory"]
+    assert table_of(own_layers=True)["memory"].endswith("without ZeRO; activations come on top")
+
+
+def test_under_zero_a_dry_run_says_what_more_processes_would_take(tiny_model, capsys):
+    config = config_of()
+    config.deepspeed = str(find_config("zero2"))
+    table = costs(capsys, tiny_model, [ROW] * 8, config, limit_tokens=None)
+    assert "of model states a process with ZeRO" in table["memory"]
+    assert re.search(r"\([\d,]+ MiB of 2, [\d,]+ MiB of 4, [\d,]+ MiB of 8 processes\)$", table["memory"])
 
 
 def test_a_limit_may_hold_for_the_prompt_too(tiny_model, tmp_path, capsys):
