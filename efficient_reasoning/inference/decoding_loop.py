@@ -7,8 +7,7 @@
 3. On a CPU the same step runs as it is. Nothing is captured, so it looks at once, reads only the columns in use, and
    lets rows go when the queue is empty.
 
-Legend: R rows, V vocabulary, U most new tokens, N prompts, P longest prompt, Q of its columns that are computed, C
-columns.
+Legend: R rows, V vocabulary, N requests, C columns.
 """
 
 from __future__ import annotations

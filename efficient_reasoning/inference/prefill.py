@@ -4,7 +4,8 @@
    what follows; those with latents in one pass a latent, and one more.
 2. On CUDA a pass is captured by its shape, of which rounding leaves few. Passes behind held beginnings have too many.
 
-Legend: N prompts, P longest prompt, Q of its columns that are computed, H heads of keys, D head dimension, V words.
+Legend: N prompts, P longest prompt, Q of its columns that are computed, K key-value heads, D head dimension, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -121,10 +122,10 @@ class Prefill:
         count, _ = self._shape(len(prompts), max(map(len, prompts)))
         lengths = np.array([len(prompt) for prompt in prompts])
         prompts = [*prompts, *[prompts[-1]] * (count - len(prompts))]
-        batch = latents.batch(prompts, self.engine.pad_id, _WIDTHS_APART if self.pool else 1)
+        batch = latents.batch(prompts, self.engine.pad_id, 1 if self.pool is None else _WIDTHS_APART)
 
         def run(ids: torch.Tensor, mask: torch.Tensor, is_latent: torch.Tensor) -> tuple[Layers, torch.Tensor]:
-            shown = replace(batch, input_ids=ids, attention_mask=mask, is_latent=is_latent, is_padded=True)
+            shown = replace(batch, input_ids=ids, attention_mask=mask, is_latent=is_latent)
             layers, states = latents.read(model, shown)
             return [KeyValues(*layer) for layer in layers], model.get_output_embeddings()(states)
 
@@ -148,7 +149,7 @@ class Prefill:
     def _run(
         self, ids: torch.Tensor, lengths: torch.Tensor, held: Sequence[KeyValues] = ()
     ) -> tuple[Layers, torch.Tensor]:
-        """Run the last columns (N, Q) of prompts of these lengths (N,), the others of which are held (N, H, P - Q, D):
+        """Run the last columns (N, Q) of prompts of these lengths (N,), the others of which are held (N, K, P - Q, D):
         what each layer keeps of all of them, and logits (N, V) behind them.
         """
         cache = PromptCache(lengths, held)
@@ -171,7 +172,12 @@ class Prefill:
         width = up_to(_WIDTHS_APART, width)
         return max(count, min(up_to(_PROMPTS_APART, count), MOST_TOKENS // width)), width
 
-    def _run_captured(self, run: Callable, inputs: Sequence[torch.Tensor], shape: tuple[int, ...]):
+    def _run_captured(
+        self,
+        run: Callable[..., tuple[Layers, torch.Tensor]],
+        inputs: Sequence[torch.Tensor],
+        shape: tuple[int, ...],
+    ) -> tuple[Layers, torch.Tensor]:
         """What `run` makes of the inputs; the shape, prompts and columns first, is all else that it depends on."""
         if self.pool is None:
             return run(*inputs)
