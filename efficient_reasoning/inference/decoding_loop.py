@@ -24,7 +24,7 @@ from efficient_reasoning.inference.capture import capture
 from efficient_reasoning.inference.engine import Request, stop_place
 from efficient_reasoning.inference.ledger import Ledger
 from efficient_reasoning.inference.memory import send
-from efficient_reasoning.inference.prefill import MOST_PROMPTS, MOST_TOKENS, Prefill, Prompts
+from efficient_reasoning.inference.prefill import Prefill, Prompts
 from efficient_reasoning.inference.prefixes import Ended
 from efficient_reasoning.inference.rows import Rows, Step
 from efficient_reasoning.inference.sampling import uniforms
@@ -244,10 +244,7 @@ class Loop:
         if len(new) < len(of_prompt):
             self._place(kept, of_prompt, wanted)
         for alike in self.prefill.alike(held):
-            while alike:
-                count = max(1, min(MOST_PROMPTS, MOST_TOKENS // len(alike[-1])))  # sorted by length
-                self._place(self.prefill.read({prompt: held[prompt] for prompt in alike[:count]}), of_prompt, wanted)
-                alike = alike[count:]
+            self._place(self.prefill.read(alike), of_prompt, wanted)
         for row, request in came.items():
             prompt = tuple(request.prompt_ids)
             yield row, Ledger(1, len(prompt), computed.pop(prompt, 0))

@@ -2,7 +2,8 @@
 
 1. Those that are about as long are padded on the left and read in one pass; of those whose beginnings are held, only
    what follows; those with latents in one pass a latent, and one more.
-2. On CUDA a pass is captured by its shape, of which rounding leaves few. Passes behind held beginnings have too many.
+2. On CUDA a pass is captured by its shape, of which rounding leaves few; passes over latents when a shape comes again,
+   since each takes as long as many others. Passes behind held beginnings have too many shapes.
 
 Legend: N prompts, P longest prompt, Q of its columns that are computed, K key-value heads, D head dimension, V
 vocabulary.
@@ -10,7 +11,7 @@ vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,10 @@ from efficient_reasoning.inference.slots import KeyValues, Layers, PromptCache
 if TYPE_CHECKING:
     from efficient_reasoning.inference.graph_engine import GraphEngine
 
-MOST_TOKENS, MOST_PROMPTS = 1 << 16, 512  # of one pass
+_MOST_TOKENS, _MOST_PROMPTS = 1 << 16, 512  # of one pass
 _PROMPTS_APART, _WIDTHS_APART = 16, 32  # shapes of captured passes are multiples of these
 _SHORT_TOKENS = 32  # prompts with as little behind what is held are read in one pass
-_HELD_TOKENS = 2 * MOST_TOKENS  # of captured passes: each keeps the keys and values that it writes
+_HELD_TOKENS = 2 * _MOST_TOKENS  # of captured passes: each keeps the keys and values that it writes
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Prefill:
         compiles = engine.compile_step and pool is not None
         self._pass = torch.compile(self._run, dynamic=True) if compiles else self._run
         self._captured: dict[tuple[int, ...], Captured] = {}  # by shape, the one used last at the end
+        self._seen: set[tuple[int, ...]] = set()  # shapes of passes over latents
 
     def close(self) -> None:
         """Give the memory back."""
@@ -80,8 +82,12 @@ class Prefill:
             return np.zeros(0, dtype=np.int64)
         return self.engine.prefixes.find(prompt, len(prompt) - offset)
 
-    def alike(self, held: Mapping[tuple[int, ...], np.ndarray]) -> Iterable[list[tuple[int, ...]]]:
-        """Prompts that may be read together: about as many tokens follow what is held, or equally many the latents."""
+    def alike(self, held: Mapping[tuple[int, ...], np.ndarray]) -> Iterator[dict[tuple[int, ...], np.ndarray]]:
+        """Prompts that are read together: about as many tokens follow what is held, or equally many the latents.
+
+        Args:
+            held: where beginnings of prompts are held; the prompts sorted by length.
+        """
         latents = self.engine.latents
         by_tail: dict[tuple, list[tuple[int, ...]]] = {}
         for prompt, places in held.items():
@@ -90,7 +96,11 @@ class Prefill:
             else:
                 tail = "latents", latents.tail(prompt) if latents is not None else None
             by_tail.setdefault(tail, []).append(prompt)
-        return by_tail.values()
+        for alike in by_tail.values():
+            while alike:
+                count = max(1, min(_MOST_PROMPTS, _MOST_TOKENS // len(alike[-1])))
+                yield {prompt: held[prompt] for prompt in alike[:count]}
+                alike = alike[count:]
 
     def read(self, held: Mapping[tuple[int, ...], np.ndarray]) -> Prompts:
         """What stays of prompts, and their logits; on CUDA they stay valid until the next call.
@@ -131,7 +141,9 @@ class Prefill:
 
         inputs = [send(each, self.device) for each in (batch.input_ids, batch.attention_mask, batch.is_latent)]
         shape = (*batch.input_ids.shape, batch.first_column, batch.end_column)
-        return self._run_captured(run, inputs, shape), send(torch.from_numpy(lengths), self.device)
+        read = self._run_captured(run, inputs, shape) if shape in self._seen else run(*inputs)
+        self._seen.add(shape)
+        return read, send(torch.from_numpy(lengths), self.device)
 
     def _read_on(self, held: Mapping[tuple[int, ...], np.ndarray]) -> tuple[tuple[Layers, torch.Tensor], torch.Tensor]:
         """Prompts whose beginnings are held. All compute as many columns, with held tokens in place of padding."""
@@ -170,7 +182,7 @@ class Prefill:
         if self.pool is None:
             return count, width
         width = up_to(_WIDTHS_APART, width)
-        return max(count, min(up_to(_PROMPTS_APART, count), MOST_TOKENS // width)), width
+        return max(count, min(up_to(_PROMPTS_APART, count), _MOST_TOKENS // width)), width
 
     def _run_captured(
         self,

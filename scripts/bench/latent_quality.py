@@ -202,12 +202,15 @@ class LatentBench(Bench):
                 if source.startswith("file:") and not Path(source.removeprefix("file:")).is_file():
                     raise SystemExit(f"{source}: no such file; EFFICIENT_REASONING_DATA names the folder of the data.")
 
+    def base_folder(self, name: str) -> Path:
+        return self.out / "bases" / (name if TASKS[name].chain_steps else BASES.get(name, name))
+
     def base_of(self, name: str) -> Path:
-        """The folder of the task's base."""
-        task, pretrained = TASKS[name], self.pretrained(BASES.get(name, name))
+        """The folder of the task's base, trained."""
+        task, pretrained = TASKS[name], self.pretrain(BASES.get(name, name))
         if not task.chain_steps:
             return pretrained
-        folder, rows = self.out / "bases" / name, self.rows_of(name)
+        folder, rows = self.base_folder(name), self.rows_of(name)
 
         def train() -> None:
             steps = max(1, round(self.scale.share * task.chain_steps))
@@ -216,7 +219,7 @@ class LatentBench(Bench):
 
         return self.once(folder / "reasoning.json", train).parent
 
-    def pretrained(self, name: str) -> Path:
+    def pretrain(self, name: str) -> Path:
         """The folder of a model from scratch."""
         folder = self.out / "bases" / name
         config = ROOT / "configs" / "pretrain" / f"{CONFIGS.get(name, name)}.yaml"
@@ -229,7 +232,7 @@ class LatentBench(Bench):
 
     def rows_of(self, name: str) -> Path:
         """The rows of a task, drawn in several processes."""
-        base, path = self.pretrained(BASES.get(name, name)), self.out / "rows" / f"{name}.jsonl"
+        base, path = self.pretrain(BASES.get(name, name)), self.out / "rows" / f"{name}.jsonl"
         rows = max(ROW_SHARDS, round(self.scale.share * TASKS[name].rows))
 
         def write() -> None:
@@ -360,7 +363,7 @@ def latency(name: str) -> Arm:
         task, path = TASKS[name], bench.out / LATENCY / f"{name}.json"
         if path.is_file() and json.loads(path.read_text()).keys() == {"base", *task.methods}:
             return
-        folders = {"base": bench.out / "bases" / (name if task.chain_steps else BASES.get(name, name))}
+        folders = {"base": bench.base_folder(name)}
         folders |= {method: bench.out / "models" / name / f"{method}-0" for method in task.methods}
         there = {method: folder for method, folder in folders.items() if (folder / "reasoning.json").is_file()}
         reasoners = {method: load_reasoner(str(folder), bench.backend) for method, folder in there.items()}

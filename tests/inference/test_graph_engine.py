@@ -82,7 +82,7 @@ def test_a_prompt_is_prefilled_once_for_all_of_its_samples(qwen3, monkeypatch):
 
 def test_prompts_that_take_several_passes_over_ever_longer_ones(qwen3, monkeypatch):
     """The second pass finds no room in front of the column, and moves what the first has placed."""
-    monkeypatch.setattr("efficient_reasoning.inference.decoding_loop.MOST_PROMPTS", 4)
+    monkeypatch.setattr("efficient_reasoning.inference.prefill._MOST_PROMPTS", 4)
     rows = sorted(prompts(16), key=len)
     assert len(rows[3]) < len(rows[7]) < len(rows[15])
     plain = tiny(Qwen3Config, Qwen3ForCausalLM, key_value_heads=2)
