@@ -155,6 +155,8 @@ def _draw_entries(name: str, seed: int) -> Iterator[dict]:
                 if "bad_input" in reply:
                     raise BadInput(reply["bad_input"])
                 yield reply
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)  # it may still be saying why
         finally:
             process.kill()
     raise RuntimeError(f"gym:{name}: the process that draws its problems died; its error stands above.")
