@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference import prefill
 from efficient_reasoning.inference.engine import Request, Sampling
 from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.latent.decoding import Latents
@@ -64,6 +65,26 @@ def test_a_batch_decodes_what_each_decodes_slowly(model, rows):
     requests = [Request(ids, 9, Sampling(0)) for ids in prompts]
     assert [one.ids for one in engine(model, rows=rows).generate(requests)] == expected
     assert len({tuple(ids) for ids in expected}) > 3
+
+
+def test_rounded_shapes_decode_the_same(model, monkeypatch):
+    captured = []
+
+    def capture(run, inputs, pool):  # what CUDA would, as it is
+        captured.append([tensor.shape for tensor in inputs])
+        return run
+
+    make = prefill.Prefill.__init__
+    monkeypatch.setattr(prefill.Prefill, "__init__", lambda self, engine, pool: make(self, engine, (0, 0)))
+    monkeypatch.setattr(prefill, "Captured", capture)
+    rng = random.Random(4)
+    prompts = [prompt(rng, rng.randrange(1, 70), rng.choice((0, 3, 5)), rng.choice((1, 2))) for _ in range(12)]
+    decoder = engine(model, rows=16)
+    for _ in range(2):
+        completions = decoder.generate([Request(ids, 5, Sampling(0)) for ids in prompts])
+        assert [one.ids for one in completions] == [slowly(model, ids, 5) for ids in prompts]
+    assert {len(shapes) for shapes in captured} == {2, 3}  # without latents, and with them
+    assert all(shapes[0][0] == 16 for shapes in captured)
 
 
 @pytest.mark.gpu
