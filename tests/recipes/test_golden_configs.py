@@ -26,23 +26,21 @@ PARAMETERS = {
     "qwen3_8b": 8_190_735_360,
     "r1_distill_qwen_7b": 7_615_616_512,
 }
-_QWEN3 = {"model_type": "qwen3", "vocab_size": 151_936, "num_key_value_heads": 8, "head_dim": 128}
+
+
+def _decoder(model_type: str, width: int, mlp_width: int, layers: int, heads: int, key_value_heads: int, **others):
+    widths = {"hidden_size": width, "intermediate_size": mlp_width, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": heads, "num_key_value_heads": key_value_heads}
+    return {"model_type": model_type, "tie_word_embeddings": False} | widths | heads | others
+
+
+_QWEN3 = {"vocab_size": 151_936, "head_dim": 128}
 ARCHITECTURES = {
-    "qwen3_600m": _QWEN3
-    | {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
-    | {"tie_word_embeddings": True},
-    "qwen3_1b7": _QWEN3
-    | {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16}
-    | {"tie_word_embeddings": True},
-    "qwen3_4b": _QWEN3
-    | {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32}
-    | {"tie_word_embeddings": True},
-    "qwen3_8b": _QWEN3
-    | {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32}
-    | {"tie_word_embeddings": False},
-    "r1_distill_qwen_7b": {"model_type": "qwen2", "vocab_size": 152_064, "num_key_value_heads": 4}
-    | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
-    | {"tie_word_embeddings": False},
+    "qwen3_600m": _decoder("qwen3", 1024, 3072, 28, 16, 8, tie_word_embeddings=True, **_QWEN3),
+    "qwen3_1b7": _decoder("qwen3", 2048, 6144, 28, 16, 8, tie_word_embeddings=True, **_QWEN3),
+    "qwen3_4b": _decoder("qwen3", 2560, 9728, 36, 32, 8, tie_word_embeddings=True, **_QWEN3),
+    "qwen3_8b": _decoder("qwen3", 4096, 12288, 36, 32, 8, **_QWEN3),
+    "r1_distill_qwen_7b": _decoder("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064),
 }
 TRAINED = [
     path
