@@ -164,8 +164,16 @@ class Engine(Protocol):
         """Decode all requests: the samples of the first, then those of the second, and so on."""
         ...
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE."""
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
+        """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE.
+
+        Args:
+            pairs: to be read.
+            offsets: position in the response at which each continuation begins, as of a request; 0 by default. It says
+                whose prompt a prefix begins with, to engines that hold what a run reads.
+        """
         ...
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
@@ -181,6 +189,7 @@ class Rating:
         ids: prompt and response, from the beginning on.
         begin: how many stand before the first that is judged; at least 1.
         rater: reads them.
+        offset: position in the response of the first that is judged; what stands before the response is its prompt.
     """
 
     n: ClassVar[int] = 1  # nothing is drawn
@@ -188,6 +197,7 @@ class Rating:
     ids: Sequence[int]
     begin: int
     rater: Rater
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,17 +226,21 @@ class Likelihood:
 
     engine: Engine
 
+    def keeping(self) -> AbstractContextManager:
+        return keeping(self.engine)
+
     def rate(self, ratings: Sequence[Rating]) -> list[Rated]:
-        scores = self.engine.score([(rating.ids[: rating.begin], rating.ids[rating.begin :]) for rating in ratings])
+        pairs = [(rating.ids[: rating.begin], rating.ids[rating.begin :]) for rating in ratings]
+        scores = self.engine.score(pairs, [rating.offset for rating in ratings])
         return [
             Rated(score.logprobs, dataclasses.replace(score.spend, rated_tokens=len(rating.ids)))
             for rating, score in zip(ratings, scores, strict=True)
         ]
 
 
-def keeping(engine: Engine) -> AbstractContextManager:
-    """A run of an engine, which may hold what it reads until the run is over (`GraphEngine.keeping`)."""
-    return engine.keeping() if hasattr(engine, "keeping") else nullcontext()
+def keeping(reads: Engine | Rater) -> AbstractContextManager:
+    """A run of an engine or a rater, which may hold what it reads until the run is over (`prefixes`)."""
+    return reads.keeping() if hasattr(reads, "keeping") else nullcontext()
 
 
 def single_samples(requests: Sequence[Request]) -> list[Request]:
