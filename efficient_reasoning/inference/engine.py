@@ -89,6 +89,7 @@ class Request:
         forbidden_first_ids: tokens that the first new one must not be.
         forced_close: a bound on the thinking. Engines without IN_LOOP get such requests in parts (`two_pass`).
         engine: another model's, which is to decode it; None for that of whoever is asked.
+        asked_about: somebody asks about the completion, so that what was read of it is held though it ends.
     """
 
     prompt_ids: Sequence[int]
@@ -104,6 +105,7 @@ class Request:
     forbidden_first_ids: frozenset[int] = frozenset()
     forced_close: ForcedClose | None = None
     engine: Engine | None = None
+    asked_about: bool = False
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class RecallingEngine:
         prompt_tokens = len(request.prompt_ids) - request.offset
         ids = [*request.prompt_ids, *completion.ids[:-1]]
         holds = getattr(self.engine, "holds", None)
-        if self._recalled is not None and not completion.finished and holds and holds(ids, prompt_tokens):
+        is_read = request.asked_about or not completion.finished
+        if self._recalled is not None and is_read and holds and holds(ids, prompt_tokens):
             self._recalled.setdefault(tuple(ids[:prompt_tokens]), []).append(np.array(ids))
 
     def _charge(self, request: Request, completion: Completion) -> Completion:
