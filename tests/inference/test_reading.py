@@ -148,6 +148,17 @@ def test_a_verifier_whose_attention_reads_no_slots_holds_nothing(tmp_path, tiny_
             assert rated.spend.computed_prompt_tokens == 4
 
 
+def test_nothing_is_made_of_nothing(verifier):
+    """Of an empty batch, in a run as outside of one, and of no problems."""
+    engine = graph(qwen3())
+    assert engine.score([]) == verifier.rate([]) == []
+    with keeping(engine), keeping(verifier):
+        assert engine.score([]) == verifier.rate([]) == []
+    reasoner = load_reasoner("overthinker", device="cpu")
+    for strategy in ("best-of-n", "weighted-vote", "rebase", "beam-search"):
+        assert solve_many(reasoner, [], strategy, seeds=[], verifier=verifier) == []
+
+
 def test_a_run_is_that_of_all_who_read_in_it(verifier):
     """Between the turns of a run verifiers and scoring models hold what they read, and none of it afterwards."""
     engine, [prompt] = graph(qwen3()), prompts(1, shortest=5)

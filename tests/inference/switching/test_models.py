@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 
 from efficient_reasoning import load_reasoner
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference import solve_many
+from efficient_reasoning.inference import get_strategy, solve_many
 from efficient_reasoning.inference.engine import SCORE
 from efficient_reasoning.inference.others import load_small
 from efficient_reasoning.inference.recall import RecallingEngine
@@ -19,6 +20,7 @@ from efficient_reasoning.inference.two_pass import TwoPassEngine
 from tests.inference.minds import (
     CLOSE,
     EOS,
+    LINES,
     OPEN,
     OTHER,
     PLAIN,
@@ -89,6 +91,11 @@ class Divided(BiasedEngine):
 def test_several_samples_are_as_sure_as_they_agree(threshold, expected):
     response = run("cascade", engine(LARGE), Divided(), samples=4, threshold=threshold)
     assert TOKENIZER.decode(PLAIN.split(response.ids).answer_ids) in expected
+
+
+def test_samples_without_an_answer_agree_on_nothing():
+    small = engine([OPEN, *[WORD] * 100])
+    assert run("cascade", engine(LARGE), small, samples=3, threshold=0.01).ids == LARGE
 
 
 def test_forced_tokens_make_nobody_sure():
@@ -205,9 +212,21 @@ def test_a_chain_is_as_long_as_it_may_be_whatever_was_thrown_away():
 # ---- which models ----
 
 
-def test_a_small_model_that_is_the_large_one_is_refused():
+ASKING = {"cascade": {}, "router": {"probe": "x"}, "spec-reason": {}}  # a small model
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_small_model_that_is_the_large_one_is_refused(strategy):
     with pytest.raises(BadInput, match="The small model is large itself; give a smaller one"):
-        bound("cascade", engine(LARGE), PLAIN, small="large")
+        bound(strategy, engine(LARGE), PLAIN, small="large", **ASKING[strategy])
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_small_model_of_another_tokenizer_is_refused(strategy):
+    with pytest.raises(BadInput, match="small and large have different tokenizers"):
+        stranger = dataclasses.replace(reasoner_of(engine(SMALL), PLAIN, "small"), thinking=LINES)
+        with mock.patch("efficient_reasoning.inference.others.load_other", lambda name: stranger):
+            get_strategy(strategy, small="small", **ASKING[strategy]).bind(reasoner_of(engine(LARGE), PLAIN))
 
 
 def test_the_small_model_is_charged_as_the_large_one_is(monkeypatch):
