@@ -141,6 +141,8 @@ def start(
     elif is_main_process():
         write_json(path, identity)
         write_recipe(output / "recipe.yaml", arguments, config)
+    if config.dataloader_pin_memory:  # else every batch waits for the step before it
+        config.accelerator_config.non_blocking = True
 
 
 def _inputs(arguments: RecipeArguments) -> dict[str, str | None]:

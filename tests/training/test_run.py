@@ -223,6 +223,14 @@ def test_starting_seeds_every_generator(tmp_path):
     assert torch.equal(torch.rand(3), first)
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_batches_of_pinned_memory_wait_for_no_step(tmp_path, pinned):
+    config = arguments_of(tmp_path / "run", dataloader_pin_memory=pinned)
+    start(Arguments(), config)
+    assert config.accelerator_config.non_blocking is pinned
+    start(Arguments(), config)  # which is the same run as before
+
+
 def test_no_gradient_comes_from_an_attention_that_makes_it_no_number(tmp_path):
     torch.backends.cuda.enable_cudnn_sdp(True)
     start(Arguments(), arguments_of(tmp_path / "run"))
