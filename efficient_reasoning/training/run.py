@@ -141,8 +141,6 @@ def start(
     elif is_main_process():
         write_json(path, identity)
         write_recipe(output / "recipe.yaml", arguments, config)
-    if config.dataloader_pin_memory:  # else every batch waits for the step before it
-        config.accelerator_config.non_blocking = True
 
 
 def _inputs(arguments: RecipeArguments) -> dict[str, str | None]:
@@ -263,6 +261,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
 
     _show_progress(trainer)
     stop_where_not_finite(trainer)
+    # A copy that blocks waits for the step before it.
+    trainer.accelerator.dataloader_config.non_blocking = trainer.args.dataloader_pin_memory
     trainer.add_callback(WholeCheckpoints(trainer.args.save_total_limit))
     trainer.args.save_total_limit = None
     trainer.add_callback(StopWhenComplete)
