@@ -74,7 +74,7 @@ def test_strategies_load_it_by_its_folder(folder):
     assert load_verifier(folder) is load_verifier(folder)
 
 
-@pytest.mark.parametrize("strategy", ["best-of-n", "rebase"])
+@pytest.mark.parametrize("strategy", ["best-of-n", "weighted-vote", "rebase", "beam-search"])
 def test_one_of_another_tokenizer_is_refused(folder, strategy):
     stranger = load_reasoner("overthinker", "mock")
     stranger.tokenizer.add_tokens(["<another>"])
