@@ -261,6 +261,8 @@ def _train(trainer: Trainer, checkpoint: str | None) -> dict[str, float]:
 
     _show_progress(trainer)
     stop_where_not_finite(trainer)
+    # A copy that blocks waits for the step before it.
+    trainer.accelerator.dataloader_config.non_blocking = trainer.args.dataloader_pin_memory
     trainer.add_callback(WholeCheckpoints(trainer.args.save_total_limit))
     trainer.args.save_total_limit = None
     trainer.add_callback(StopWhenComplete)

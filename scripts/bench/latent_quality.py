@@ -8,6 +8,7 @@
 2. Tests are the official problems (ProsQA's first 250, and the multiplications of ICoT), generated ones, and graphs
    beyond the training: without shortcuts, of 7 or 8 hops, denser, with cycles. Chains of `prosqa` are searches, a
    ring a step; those of `prosqa_ways` the shortest ways, as in ProsQA. Decoding is greedy; a latent counts as a token.
+   `gsm_symbolic_stages` has 8 and 16 latents, one or two a step.
 3. Controls: `cot` and `no_cot` train on with all steps and with none; `pause` has a learnt token in place of each
    latent, and is compared with `coconut` and `sim_cot` problem by problem, on `prosqa` over three seeds of each. Of
    multiplications the base stands for `cot`: it writes their chains, and nothing else.
@@ -109,14 +110,14 @@ def multiplication(digits: int, steps_per_stage: int, stages: int, last_stage: i
 
 def graphs(style: str, chain_steps: int, seeds: int, *methods: str) -> Task:
     """Latents, or pauses, in place of the steps of a chain."""
-    stages = {"steps_per_stage": 350, "max_stage": 6, "mixed_stages": True}
+    stages = {"steps_per_stage": 500, "max_stage": 6, "mixed_stages": True}
     every = _NO_STAGES | {method: {"method": method} | stages for method in ("coconut", "sim_cot", "pause")}
     tests = {"official": f"file:{DATA}/prosqa/test_000_249.json", "generated": "prosqa", "balanced": "graph_paths"}
     return Task(
         tests=tests | {name: f"graph_paths_{name}" for name in ("long", "dense", "cyclic")},
         methods={method: every[method] for method in methods},
-        rows=50_000,
-        steps=3500,
+        rows=200_000,  # 50,000 are learnt by heart
+        steps=4000,
         batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=384,
@@ -135,11 +136,19 @@ TASKS = {
         tests={"generated": "gsm_symbolic"},
         methods=_NO_STAGES
         | {"codi": _CODI, "codi without distillation": _CODI | {"distillation_coef": 0}}
-        | {"codi with steps": _CODI | {"step_coef": 1}}  # as SIM-CoT adds to it
-        | {
+        | {"codi with steps": _CODI | {"step_coef": 1}},  # as SIM-CoT adds to it
+        rows=200_000,
+        steps=4000,
+        batch_size=512,
+        learning_rate=1e-3,
+        max_new_tokens=256,
+    ),
+    "gsm_symbolic_stages": Task(
+        tests={"generated": "gsm_symbolic"},
+        methods={
             f"{method}_{8 * latents}": {
                 "method": method,
-                "steps_per_stage": 300,
+                "steps_per_stage": 250,
                 "max_stage": 8,
                 "latents_per_step": latents,
                 "mixed_stages": True,
@@ -148,13 +157,15 @@ TASKS = {
             for latents in (1, 2)
         },
         rows=50_000,
-        steps=4000,
+        steps=2750,
         batch_size=128,
         learning_rate=5e-4,
         max_new_tokens=256,
     ),
 }
-BASES = {"prosqa": "graph_paths", "prosqa_ways": "graph_paths"}  # where a task has another's
+# Where a task has another's base, and where its problems are called otherwise.
+BASES = {"prosqa": "graph_paths", "prosqa_ways": "graph_paths", "gsm_symbolic_stages": "gsm_symbolic"}
+PROBLEMS = {"prosqa_ways": "prosqa", "gsm_symbolic_stages": "gsm_symbolic"}
 CONFIGS = {"gsm_symbolic": "gsm_symbolic_15m"}  # of the pre-training, where it is not called after its base
 _TOY = "{model_type: qwen3, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 1, "
 _TOY += "head_dim: 8, intermediate_size: 16, max_position_embeddings: 1024, tie_word_embeddings: true}"
@@ -238,7 +249,7 @@ class LatentBench(Bench):
         def write() -> None:
             began = time.perf_counter()
             shards = [path.with_suffix(f".{shard}") for shard in range(ROW_SHARDS)]
-            options = {"task": name.removesuffix("_ways"), "style": TASKS[name].style}
+            options = {"task": PROBLEMS.get(name, name), "style": TASKS[name].style}
             options |= {"model": base, "num_problems": -(-rows // ROW_SHARDS)}
             lines = [flags(options | {"seed": seed, "out": shard}) for seed, shard in enumerate(shards)]
             context = multiprocessing.get_context("spawn")

@@ -62,7 +62,10 @@ def make_trainer(model: Path, config: TrainingArguments, callbacks=()) -> Traine
 
 
 def train(model: Path, output: Path, callbacks=(), **changes) -> None:
-    config = arguments_of(output, **changes)
+    train_as(arguments_of(output, **changes), model, callbacks)
+
+
+def train_as(config: TrainingArguments, model: Path, callbacks=()) -> None:
     start(Arguments(), config)
     finish(make_trainer(model, config, callbacks), ReasoningMetadata(method="test", stage="sft", base_model="tiny"))
 
@@ -221,6 +224,18 @@ def test_starting_seeds_every_generator(tmp_path):
     first = torch.rand(3)
     start(Arguments(), arguments_of(tmp_path / "b"))
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_batches_of_pinned_memory_wait_for_no_step(tiny_model, tmp_path, pinned):
+    class Look(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, train_dataloader, **kwargs):
+            seen.append(train_dataloader._non_blocking)
+
+    seen, config = [], arguments_of(tmp_path / "run", max_steps=1)
+    config.dataloader_pin_memory = pinned  # on a CPU its default is taken back
+    train_as(config, tiny_model, [Look()])
+    assert seen == [pinned]
 
 
 def test_no_gradient_comes_from_an_attention_that_makes_it_no_number(tmp_path):
