@@ -61,8 +61,8 @@ class PieceEngine:
             return self.engine.generate(requests)
         return [self._decode(request) for request in requests]
 
-    def score(self, pairs):
-        return self.engine.score(pairs)
+    def score(self, pairs, offsets=None):
+        return self.engine.score(pairs, offsets)
 
     def _decode(self, request: Request) -> Completion:
         ids: list[int] = []

@@ -216,10 +216,10 @@ class Loop:
         self.occupied = {row: self.occupied[old] for row, old in enumerate(keep)}
 
     def _hold(self, ended: Mapping[int, tuple[Request, Decoded]]) -> None:
-        """Hold what rows have read of responses that may go on."""
+        """Hold what rows have read of responses that may go on, or are asked about."""
         rows = []
         for row, (request, decoded) in ended.items():
-            if decoded.ids[-1] in self.engine.eos_ids:
+            if decoded.ids[-1] in self.engine.eos_ids and not request.asked_about:
                 continue
             prompt_tokens = len(request.prompt_ids) - request.offset
             ids = [*request.prompt_ids, *decoded.ids[:-1]]  # nobody has read the last one yet

@@ -89,6 +89,7 @@ class Request:
         forbidden_first_ids: tokens that the first new one must not be.
         forced_close: a bound on the thinking. Engines without IN_LOOP get such requests in parts (`two_pass`).
         engine: another model's, which is to decode it; None for that of whoever is asked.
+        asked_about: somebody asks about the completion, so that what was read of it is held though it ends.
     """
 
     prompt_ids: Sequence[int]
@@ -104,6 +105,7 @@ class Request:
     forbidden_first_ids: frozenset[int] = frozenset()
     forced_close: ForcedClose | None = None
     engine: Engine | None = None
+    asked_about: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,16 @@ class Engine(Protocol):
         """Decode all requests: the samples of the first, then those of the second, and so on."""
         ...
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE."""
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
+        """Rate continuations: (prefix ids, continuation ids), neither of them empty. Needs SCORE.
+
+        Args:
+            pairs: to be read.
+            offsets: position in the response at which each continuation begins, as of a request; 0 by default. It says
+                whose prompt a prefix begins with, to engines that hold what a run reads.
+        """
         ...
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
@@ -181,6 +191,7 @@ class Rating:
         ids: prompt and response, from the beginning on.
         begin: how many stand before the first that is judged; at least 1.
         rater: reads them.
+        offset: position in the response of the first that is judged; what stands before the response is its prompt.
     """
 
     n: ClassVar[int] = 1  # nothing is drawn
@@ -188,6 +199,7 @@ class Rating:
     ids: Sequence[int]
     begin: int
     rater: Rater
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,17 +228,21 @@ class Likelihood:
 
     engine: Engine
 
+    def keeping(self) -> AbstractContextManager:
+        return keeping(self.engine)
+
     def rate(self, ratings: Sequence[Rating]) -> list[Rated]:
-        scores = self.engine.score([(rating.ids[: rating.begin], rating.ids[rating.begin :]) for rating in ratings])
+        pairs = [(rating.ids[: rating.begin], rating.ids[rating.begin :]) for rating in ratings]
+        scores = self.engine.score(pairs, [rating.offset for rating in ratings])
         return [
             Rated(score.logprobs, dataclasses.replace(score.spend, rated_tokens=len(rating.ids)))
             for rating, score in zip(ratings, scores, strict=True)
         ]
 
 
-def keeping(engine: Engine) -> AbstractContextManager:
-    """A run of an engine, which may hold what it reads until the run is over (`GraphEngine.keeping`)."""
-    return engine.keeping() if hasattr(engine, "keeping") else nullcontext()
+def keeping(reads: Engine | Rater) -> AbstractContextManager:
+    """A run of an engine or a rater, which may hold what it reads until the run is over (`prefixes`)."""
+    return reads.keeping() if hasattr(reads, "keeping") else nullcontext()
 
 
 def single_samples(requests: Sequence[Request]) -> list[Request]:

@@ -106,10 +106,10 @@ class DecodingFlops:
         """One token that looks at so many, itself included, and the logits behind it."""
         return self.body + self.head + self.looks(position - 1, position)
 
-    def of_score(self, prefix_tokens: int, tokens: int) -> float:
-        """Reading a prefix and a continuation, with logits for the latter alone."""
+    def of_score(self, prefix_tokens: int, tokens: int, held_tokens: int = 0) -> float:
+        """Reading a prefix that begins with `held_tokens`, and a continuation, with logits for the latter alone."""
         total = prefix_tokens + tokens
-        return total * self.body + tokens * self.head + self.looks(0, total)
+        return (total - held_tokens) * self.body + tokens * self.head + self.looks(held_tokens, total)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,7 @@ Greedy tokens equal `model.generate`, which a test holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,15 +28,18 @@ from efficient_reasoning.inference.engine import (
     SCORE,
     Completion,
     Request,
+    Score,
     single_samples,
 )
 from efficient_reasoning.inference.joint_projections import join_projections
-from efficient_reasoning.inference.memory import cache_bytes, free_bytes, peak_bytes, rows_that_fit
+from efficient_reasoning.inference.memory import peak_bytes, rows_that_fit
 from efficient_reasoning.inference.model_engine import ModelEngine
 from efficient_reasoning.inference.prefill import up_to
-from efficient_reasoning.inference.prefixes import Prefixes
+from efficient_reasoning.inference.prefixes import Keeping
+from efficient_reasoning.inference.reading import Passage, Reader
 from efficient_reasoning.inference.rows import Step
 from efficient_reasoning.inference.sampling import sampling_groups
+from efficient_reasoning.inference.scoring import logprobs_of
 from efficient_reasoning.linear.configuration_linearized import LinearizedConfig
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ if TYPE_CHECKING:
 
 _TOKENS_APART = 64  # lengths of prompts and completions are rounded up, so that loops serve again
 _COLUMNS_APART = 256  # between two moves of the cache
-_SHARE = 8  # of the free memory, for what a run holds
 
 
-class GraphEngine(ModelEngine):
+class GraphEngine(Keeping, ModelEngine):
     """Decodes with a causal language model whose layers attend to all or a window of the past, or are linearized.
 
     Args:
@@ -94,7 +94,6 @@ class GraphEngine(ModelEngine):
         self.stride = stride
         self.compile_step = compile_step
         self.latents = latents
-        self.prefixes: Prefixes | None = None
         self._loops: dict[int | None, Loop] = {}  # by the candidates of their draws
 
     @staticmethod
@@ -112,28 +111,26 @@ class GraphEngine(ModelEngine):
         model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
         return plain and model is not None and model._supports_attention_backend and not model._is_stateful
 
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """A run: what one call reads of responses is held for the next ones. Weights must stay as they are meanwhile.
-
-        All of it is dropped behind the outermost run. Models with states hold nothing, since a state cannot be cut.
-        """
-        of_column, of_row = self.cache_bytes
-        if self.prefixes is not None or of_row:
-            yield
-            return
-        self.prefixes = Prefixes(free_bytes(self.model.device) // _SHARE // of_column)
-        try:
-            yield
-        finally:
-            self.prefixes = None
-
     def holds(self, ids: Sequence[int], prompt_tokens: int) -> bool:
         """Whether ids may be held: in a run, and without latents behind the problem's prompt, which begins them."""
         if self.prefixes is None:
             return False
         columns = range(0) if self.latents is None else self.latents.columns(ids)
         return not columns or columns.stop <= prompt_tokens
+
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
+        if self.prefixes is None or self.latents is not None:
+            return super().score(pairs)
+        passages = [
+            Passage([*prefix, *ids], len(prefix), len(prefix) - offset)
+            for (prefix, ids), offset in zip(pairs, offsets or [0] * len(pairs), strict=True)
+        ]
+        reader = Reader(self.model, self.pad_id, self.eos_ids, self.flops, self.prefixes)
+        scores = [Score(*read) for read in reader.read(passages, logprobs_of, before=1)]
+        self.spent = sum((one.spend for one in scores), self.spent)
+        return scores
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -190,7 +187,3 @@ class GraphEngine(ModelEngine):
             loop = Loop(self, step, rows, held, columns, prompt_tokens, new_tokens)
         self._loops[candidates] = loop
         return loop
-
-    @cached_property
-    def cache_bytes(self) -> tuple[int, int]:
-        return cache_bytes(self.model)

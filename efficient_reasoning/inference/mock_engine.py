@@ -47,7 +47,9 @@ class MockEngine:
         self.spent = sum((completion.spend for completion in completions), self.spent)
         return completions
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
         scores = [
             Score(
                 [math.log(self.confidence([*prefix, *ids[:place]], token)) for place, token in enumerate(ids)],

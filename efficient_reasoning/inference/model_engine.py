@@ -43,7 +43,9 @@ class ModelEngine:
         self.tokenizer = tokenizer
         self.spent = Ledger()
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
         scores = scoring.score(self.model, self.pad_id, pairs, self.flops)
         self.spent = sum((one.spend for one in scores), self.spent)
         return scores

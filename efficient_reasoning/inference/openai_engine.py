@@ -103,7 +103,9 @@ class OpenAIEngine:
         _share_seconds([completion.spend for completion in completions], time.perf_counter() - began)
         return completions
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
         """As `Engine.score`, by letting the server echo the prompt with its log-probabilities."""
         began = time.perf_counter()
         scores = side_by_side(self._score, pairs, self.concurrency)

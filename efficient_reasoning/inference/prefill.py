@@ -21,7 +21,8 @@ import torch
 from efficient_reasoning.inference.capture import Captured
 from efficient_reasoning.inference.engine import Request
 from efficient_reasoning.inference.memory import send
-from efficient_reasoning.inference.slots import KeyValues, Layers, PromptCache
+from efficient_reasoning.inference.reading import run
+from efficient_reasoning.inference.slots import KeyValues, Layers
 
 if TYPE_CHECKING:
     from efficient_reasoning.inference.graph_engine import GraphEngine
@@ -65,7 +66,6 @@ class Prefill:
     def __init__(self, engine: GraphEngine, pool: tuple[int, int] | None):
         self.engine, self.pool = engine, pool
         self.device = engine.model.device
-        self.no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)
         compiles = engine.compile_step and pool is not None
         self._pass = torch.compile(self._run, dynamic=True) if compiles else self._run
         self._captured: dict[tuple[int, ...], Captured] = {}  # by shape, the one used last at the end
@@ -146,17 +146,9 @@ class Prefill:
         return read, send(torch.from_numpy(lengths), self.device)
 
     def _read_on(self, held: Mapping[tuple[int, ...], np.ndarray]) -> tuple[tuple[Layers, torch.Tensor], torch.Tensor]:
-        """Prompts whose beginnings are held. All compute as many columns, with held tokens in place of padding."""
-        width = max(map(len, held))
-        tail = max(len(prompt) - len(places) for prompt, places in held.items())  # Q
-        ids = np.full((len(held), tail), self.engine.pad_id)  # (N, Q)
-        places = np.zeros((len(held), width - tail), dtype=np.int64)  # (N, P - Q)
-        for n, (prompt, own) in enumerate(held.items()):
-            ids[n, -len(prompt) :] = prompt[-tail:]
-            if len(prompt) > tail:
-                places[n, width - len(prompt) :] = own[: len(prompt) - tail]
-        ids, places, lengths = self._send(ids, places, np.array([len(prompt) for prompt in held]))
-        return self._run(ids, lengths, self.engine.prefixes.gather(places)), lengths
+        """Prompts whose beginnings are held."""
+        ids, lengths, states = self.engine.prefixes.behind(list(held.items()), self.engine.pad_id, self.device)
+        return self._run(ids, lengths, states), lengths
 
     def _run(
         self, ids: torch.Tensor, lengths: torch.Tensor, held: Sequence[KeyValues] = ()
@@ -164,18 +156,8 @@ class Prefill:
         """Run the last columns (N, Q) of prompts of these lengths (N,), the others of which are held (N, K, P - Q, D):
         what each layer keeps of all of them, and logits (N, V) behind them.
         """
-        cache = PromptCache(lengths, held)
-        width = ids.shape[1]
-        logits = self.engine.model(
-            input_ids=ids,
-            attention_mask=self.no_mask,
-            position_ids=(torch.arange(width, device=ids.device) - width + lengths[:, None]).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            slots=cache,
-        ).logits[:, -1]
-        return cache.layers, logits
+        cache, logits = run(self.engine.model, ids, lengths, held, logits_to_keep=1)
+        return cache.layers, logits[:, -1]
 
     def _shape(self, count: int, width: int) -> tuple[int, int]:
         """Prompts and columns of the pass that reads these."""

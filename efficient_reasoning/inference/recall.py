@@ -45,7 +45,7 @@ class RecallingEngine:
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """A run, as `GraphEngine.keeping`."""
+        """A run, as `Keeping.keeping`."""
         outer = self._recalled
         self._recalled = {} if outer is None else outer
         try:
@@ -72,16 +72,14 @@ class RecallingEngine:
         prompt_tokens = len(request.prompt_ids) - request.offset
         ids = [*request.prompt_ids, *completion.ids[:-1]]
         holds = getattr(self.engine, "holds", None)
-        if self._recalled is not None and not completion.finished and holds and holds(ids, prompt_tokens):
+        is_read = request.asked_about or not completion.finished
+        if self._recalled is not None and is_read and holds and holds(ids, prompt_tokens):
             self._recalled.setdefault(tuple(ids[:prompt_tokens]), []).append(np.array(ids))
 
     def _charge(self, request: Request, completion: Completion) -> Completion:
         """A completion that was decoded, not charged for what would have been held."""
         prompt_tokens, spend = len(request.prompt_ids), completion.spend
-        problem = tuple(request.prompt_ids[: prompt_tokens - request.offset])
-        recalled = self._recalled.get(problem, []) if self._recalled and request.offset else []
-        before = np.array(request.prompt_ids[:-1]) if recalled else None
-        held = max((shared(before, ids) for ids in recalled), default=0)
+        held = self._held(request.prompt_ids, request.offset) if request.offset else 0
         if prompt_tokens - held >= spend.computed_prompt_tokens:
             return completion
         saved = spend.computed_prompt_tokens - (prompt_tokens - held)
@@ -95,6 +93,33 @@ class RecallingEngine:
             seconds=spend.seconds * (1 - saved / computed),
         )
         return dataclasses.replace(completion, spend=spend)
+
+    def _charge_score(self, score: Score, prefix: Sequence[int], ids: Sequence[int], offset: int) -> Score:
+        """As `_charge`, of a score."""
+        tokens, spend, held = len(prefix) + len(ids), score.spend, self._held(prefix, offset)
+        if tokens - held >= spend.computed_prompt_tokens:
+            return score
+        costs = self.engine.flops
+        flops = costs.of_score(len(prefix), len(ids), tokens - spend.computed_prompt_tokens)
+        flops -= costs.of_score(len(prefix), len(ids), held)
+        spend = dataclasses.replace(
+            spend,
+            computed_prompt_tokens=tokens - held,
+            flops=spend.flops - flops,
+            seconds=spend.seconds * (tokens - held) / spend.computed_prompt_tokens,
+        )
+        return dataclasses.replace(score, spend=spend)
+
+    def _held(self, ids: Sequence[int], offset: int) -> int:
+        """How many ids would be held of what was recalled; all but the last, whose logits are wanted.
+
+        Args:
+            ids: a problem's prompt, and so much of a response.
+            offset: how much of a response.
+        """
+        recalled = self._recalled.get(tuple(ids[: len(ids) - offset]), []) if self._recalled else []
+        before = np.array(ids[:-1]) if recalled else None
+        return max((shared(before, other) for other in recalled), default=0)
 
     def _recall(self, key: tuple, request: Request) -> Completion | None:
         known = self._known.get(key)
@@ -128,8 +153,14 @@ class RecallingEngine:
             iterations=iterations,
         )
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        return self.engine.score(pairs)
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
+        scores = self.engine.score(pairs, offsets)
+        return [
+            self._charge_score(score, prefix, ids, offset)
+            for score, (prefix, ids), offset in zip(scores, pairs, offsets or [0] * len(pairs), strict=True)
+        ]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
         return self.engine.read(prompts)

@@ -44,8 +44,7 @@ def _one_pass(
     kept = max(len(ids) for _, ids in pairs) + 1
     inputs = _padded(model, pad_id, rows)
     logits = model(**inputs, logits_to_keep=kept).logits  # (N, C + 1, V)
-    targets = inputs["input_ids"][:, 1 - kept :]  # (N, C)
-    logprobs = logits[:, :-1].float().log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0].tolist()
+    logprobs = logprobs_of(logits, inputs["input_ids"]).tolist()  # (N, C)
     seconds_per_token = (time.perf_counter() - began) / sum(map(len, rows))
     return [
         Score(
@@ -61,6 +60,12 @@ def _one_pass(
         )
         for (prefix, ids), row in zip(pairs, logprobs, strict=True)
     ]
+
+
+def logprobs_of(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities (N, C) of the last ids of rows (N, T); the logits (N, C + 1, V) end with those behind them."""
+    targets = ids[:, 1 - logits.shape[1] :]  # (N, C)
+    return logits[:, :-1].float().log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0]
 
 
 @torch.inference_mode()

@@ -3,14 +3,13 @@
 1. A strategy is a generator: it yields batches of requests, is sent their completions, and returns one response. It
    never sees the engine, so any strategy runs on any engine, and tests drive it by hand.
 2. `run_all` advances the strategies of many problems side by side and decodes what they ask for in common batches,
-   one for each model that they ask. Meanwhile these hold what they read (`GraphEngine.keeping`).
+   one for each model that they ask. Meanwhile these hold what they read (`prefixes`).
 3. Whatever a strategy asks for is charged to its problem's ledger, and latents of its prompts once (`charge_latents`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -25,6 +24,7 @@ from efficient_reasoning.inference.engine import (
     Engine,
     ForcedClose,
     Rated,
+    Rater,
     Rating,
     Request,
     Sampling,
@@ -342,7 +342,13 @@ def run_all(
     results: list[Result | None] = [None] * len(steps)
     inbox: dict[int, list[Completion | Rated] | None] = dict.fromkeys(range(len(steps)))
     with contextlib.ExitStack() as run:
-        keep = functools.cache(lambda decoder: run.enter_context(keeping(decoder)))
+        kept: dict[int, Engine | Rater] = {}
+
+        def keep(reads: Engine | Rater) -> None:
+            if id(reads) not in kept:
+                kept[id(reads)] = reads
+                run.enter_context(keeping(reads))
+
         while inbox:
             asked: dict[int, list[Asked]] = {}
             for index, answers in inbox.items():
@@ -357,7 +363,7 @@ def run_all(
 
 
 def _decode(
-    engine: Engine, asked: Mapping[int, Sequence[Asked]], keep: Callable[[Engine], object]
+    engine: Engine, asked: Mapping[int, Sequence[Asked]], keep: Callable[[Engine | Rater], object]
 ) -> dict[int, list[Completion | Rated]]:
     """What everybody asked for, by who asked; those whom it is for are asked once each, and keep what they read."""
     requests = [(index, request) for index, own in asked.items() for request in own]
@@ -368,6 +374,7 @@ def _decode(
     for places in groups.values():
         group = [requests[place][1] for place in places]
         if isinstance(group[0], Rating):
+            keep(group[0].rater)
             answers = iter(group[0].rater.rate(group))
         else:
             decoder = group[0].engine or engine

@@ -42,8 +42,10 @@ class TwoPassEngine:
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return run_all(self.engine, [_decode(request) for request in single_samples(requests)])
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        return self.engine.score(pairs)
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
+        return self.engine.score(pairs, offsets)
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Hidden]:
         return self.engine.read(prompts)

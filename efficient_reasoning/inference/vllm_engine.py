@@ -120,7 +120,9 @@ class VllmEngine:
             self._decode(requests) if self.in_loop else decode_apart(self._decode, requests, self.thinking.tokenizer)
         )
 
-    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+    def score(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], offsets: Sequence[int] | None = None
+    ) -> list[Score]:
         """As `Engine.score`; vLLM decodes one token with it, which is charged."""
         settings = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0, "detokenize": False}
         began = time.perf_counter()

@@ -4,7 +4,8 @@
 2. MFU (model FLOPs utilization, arXiv 2204.02311) is what these tokens have to cost, over what the device could have
    done in bfloat16 meanwhile: forward, backward to the inputs, and backward to the weights that are trained. What
    checkpointing computes again earns nothing. It is left out on devices whose peak is not known here.
-3. Rollouts, with their rewards, are timed apart, and belong to neither.
+3. Attention transfer runs the layers one by one, as a teacher: its tokens are those that are embedded, without MFU.
+4. Rollouts, with their rewards, are timed apart, and belong to neither.
 """
 
 from __future__ import annotations
@@ -88,13 +89,16 @@ class SpeedMeter(TrainerCallback):
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.speed: Speed | None = None
-        self.tokens, self.rollout_seconds = 0, 0.0
+        self.tokens, self.embedded_tokens, self.rollout_seconds = 0, 0, 0.0
         self.looks = self.looks_in_window = 0.0  # tensors of the device as soon as there are any: nobody waits
 
     def on_train_begin(self, args, state, control, **kwargs):
         base = _base_model(self.trainer)
         self.flops = _flops_of(base)
-        self.hook = base.base_model.register_forward_pre_hook(torch.compiler.disable(self._count), with_kwargs=True)
+        count = torch.compiler.disable(self._count)
+        self.hooks = [base.base_model.register_forward_pre_hook(count, with_kwargs=True)]
+        if not args.torch_compile:  # of a body that is compiled, it would make two
+            self.hooks.append(base.get_input_embeddings().register_forward_pre_hook(self._count_embedded))
         if hasattr(self.trainer, _ROLLOUTS):
             setattr(self.trainer, _ROLLOUTS, self._timed(getattr(self.trainer, _ROLLOUTS)))
         if args.device.type == "cuda":
@@ -104,10 +108,13 @@ class SpeedMeter(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         _wait_for(args.device)
         seconds = time.perf_counter() - self.began
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         if hasattr(self.trainer, _ROLLOUTS):
             delattr(self.trainer, _ROLLOUTS)  # what shadowed the method of the class
         flops = 0.0
+        if not self.tokens:  # no pass of the body was seen
+            self.tokens, self.flops = self.embedded_tokens, None
         if self.flops is not None:
             parameters = list(_base_model(self.trainer).parameters())
             trained = sum(_size(each) for each in parameters if each.requires_grad) / sum(map(_size, parameters))
@@ -145,6 +152,9 @@ class SpeedMeter(TrainerCallback):
         self.looks = self.looks + looked.mean() * rows * columns
         if self.flops is not None and self.flops.window_tokens:
             self.looks_in_window += looked.clamp(max=self.flops.window_tokens).mean() * rows * columns
+
+    def _count_embedded(self, module: torch.nn.Module, inputs: tuple) -> None:
+        self.embedded_tokens += inputs[0].numel()
 
     def _timed(self, generate: Callable) -> Callable:
         def timed(*inputs):

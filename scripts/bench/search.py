@@ -1,10 +1,12 @@
 """What a vote that stops early, a switch between modes and a small model in front of a large one save, and lose.
 
     python -m scripts.bench.search overthinker --task mixed --out runs/search [--small FOLDER] [--only voting]
+        [--temperature 1.9]
 
 1. *Voting*: `adaptive-consistency` beside `self-consistency` of as many samples at most, which it draws in the same
    order with the same seeds. A simulation draws from the answers of other samples of the same problems: what the rule
-   would save if every answer came as often as it was measured to.
+   would save if every answer came as often as it was measured to. With a temperature, nothing is cut off: of a model
+   that is sure of its answers, a few samples say all.
 2. *Switch*: a probe is fitted on problems of the training split, and solves those of the test split. An oracle takes
    the fast mode wherever that solves a problem as often as the slow one.
 3. *Models*: cascade and SpecReason with a small model, their accuracy and operations beside the large one alone.
@@ -76,19 +78,22 @@ def _spent(spend: Mapping, name: str) -> float:
     return spend["decoded_tokens"] + spend["forced_tokens"] if name == "tokens" else spend[name]
 
 
-def run(reasoner: Reasoner, problems: Sequence[dict], strategies: Sequence[str], out: Path, samples: int = 1) -> Run:
-    evaluate(
-        reasoner, problems, strategies=strategies, samples_per_problem=samples, max_new_tokens=320, seed=1, out=out
-    )
+def run(
+    reasoner: Reasoner, problems: Sequence[dict], strategies: Sequence[str], out: Path, samples: int = 1, **sampling
+) -> Run:
+    settings = {"samples_per_problem": samples, "max_new_tokens": 320, "seed": 1} | sampling
+    evaluate(reasoner, problems, strategies=strategies, out=out, **settings)
     return Run(out)
 
 
-def voting(reasoner: Reasoner, problems: Sequence[dict], out: Path) -> dict:
+def voting(reasoner: Reasoner, problems: Sequence[dict], out: Path, temperature: float | None) -> dict:
     fixed, adaptive = f"self-consistency?samples={VOTES}", f"adaptive-consistency?samples={VOTES}"
-    found = run(reasoner, problems, [fixed, adaptive], out / "voting")
+    sampling = {} if temperature is None else {"temperature": temperature, "top_p": 1.0, "top_k": 0}
+    found = run(reasoner, problems, [fixed, adaptive], out / "voting", **sampling)
     drawn = found.spent(adaptive, "requests")
     # Others' luck: what each problem's answers were in samples of their own.
-    single = run(reasoner, problems, [SLOW], out / "answers", samples=VOTES).samples[SLOW]
+    answers = run(reasoner, problems, [SLOW], out / "answers", samples=VOTES, **sampling)
+    single = answers.samples[SLOW]
     rng, rule = random.Random(0), AdaptiveConsistency(samples=VOTES)
     simulated = [
         np.mean([_simulate([one["final_answer"] for one in own], rule, rng) for _ in range(20)])
@@ -96,7 +101,8 @@ def voting(reasoner: Reasoner, problems: Sequence[dict], out: Path) -> dict:
     ]
     saved, possible = VOTES - drawn.mean(), VOTES - float(np.mean(simulated))
     return {
-        "accuracy": {name: float(found.correct(name).mean()) for name in (fixed, adaptive)},
+        "accuracy": {name: float(found.correct(name).mean()) for name in (fixed, adaptive)}
+        | {"one sample": float(answers.correct(SLOW).mean())},
         "change": found.change(fixed, adaptive),
         "samples": float(drawn.mean()),
         "times fewer": VOTES / float(drawn.mean()),
@@ -205,6 +211,7 @@ def main() -> None:
     parser.add_argument("--task", default="mixed")
     parser.add_argument("--problems", type=int, default=2000)
     parser.add_argument("--training-problems", type=int, default=2000)
+    parser.add_argument("--temperature", type=float, help="of voting, with nothing cut off")
     parser.add_argument("--small")
     parser.add_argument("--only", nargs="+", choices=["voting", "switch", "models", "plan", "batches"])
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
@@ -212,7 +219,7 @@ def main() -> None:
     reasoner, out = load_reasoner(arguments.model), arguments.out / arguments.task
     problems = load_problems(arguments.task, "test", arguments.problems, seed=1)
     parts = {
-        "voting": lambda: voting(reasoner, problems, out),
+        "voting": lambda: voting(reasoner, problems, out, arguments.temperature),
         "switch": lambda: switch(
             reasoner,
             problems,

@@ -179,7 +179,7 @@ def test_little_memory_changes_what_is_computed_and_nothing_else(monkeypatch):
     of_token, _ = engine.cache_bytes
     for most_tokens in (0, 9, 60, 10_000):
         free = 8 * of_token * most_tokens
-        monkeypatch.setattr("efficient_reasoning.inference.graph_engine.free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr("efficient_reasoning.inference.prefixes.free_bytes", lambda device, free=free: free)
         with engine.keeping():
             completions = [engine.generate(requests) for requests in asked]
         assert [[one.ids for one in each] for each in completions] == expected

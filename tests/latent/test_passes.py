@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, CohereConfig, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen3Config
 
 from efficient_reasoning.errors import BadInput
 from efficient_reasoning.latent.passes import IGNORED, Row, collate, completion_loss, read
@@ -15,6 +15,9 @@ HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embed
 CONFIGS = {
     "qwen3": Qwen3Config(**SMALL, **HEADS, head_dim=8, tie_word_embeddings=True),
     "llama": LlamaConfig(**SMALL, **HEADS, tie_word_embeddings=False),
+    "gemma3": Gemma3TextConfig(  # its windows are shorter than the rows
+        **SMALL, **HEADS, head_dim=8, sliding_window=4, layer_types=["sliding_attention"] * 2 + ["full_attention"]
+    ),
     "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, n_positions=128),
 }
 

@@ -15,8 +15,10 @@ from efficient_reasoning.training.activations import MicroBatch
 from efficient_reasoning.training.adapters import lora_config
 from efficient_reasoning.training.costs import print_costs
 from efficient_reasoning.training.objectives import CONFIGS as SFT_CONFIGS
+from recipes.linearize import LinearizeArguments
 from recipes.rl_length import LengthRewardArguments
 from recipes.sft_compress import CompressArguments
+from recipes.sft_latent import LatentArguments
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PARAMETERS = {
@@ -48,6 +50,10 @@ TRAINED = [
     for recipe in ("sft_compress", "rl_length")
     for path in FOLDER.glob(f"{recipe}/*_{name}.yaml")
 ]
+CONVERTED = {  # nothing says yet what they take beside the states
+    FOLDER / "sft_latent/coconut_qwen3_1b7.yaml": (LatentArguments, "transformers:TrainingArguments"),
+    FOLDER / "linearize/transfer_qwen3_1b7.yaml": (LinearizeArguments, "trl:SFTConfig"),
+}
 WRITTEN = [path for name in ARCHITECTURES for path in FOLDER.glob(f"data/*_{name}.yaml")]
 TOOLS = {
     "sample": sample.SampleArguments,
@@ -113,7 +119,18 @@ def test_what_writes_its_rows_parses(written):
     assert any(re.search(rf"^(data|traces): {re.escape(arguments.out)}$", text, re.MULTILINE) for text in others)
 
 
+@pytest.mark.parametrize("converted", CONVERTED, ids=lambda path: path.stem)
+def test_what_converts_a_model_parses(converted):
+    own, trainer = CONVERTED[converted]
+    recipe = converted.parent.name
+    first_line = f"# efficient-reasoning train {recipe} --config configs/{recipe}/{converted.name}"
+    assert converted.read_text().startswith(first_line)
+    arguments, _ = parse(own, trainer=trainer, argv=["--config", str(converted), *ON_CPU])
+    layers = getattr(arguments, "softmax_layers", [])
+    assert layers == [] or layers == list(range(3, ARCHITECTURES[name_of(converted)]["num_hidden_layers"], 4))
+
+
 def test_no_config_is_without_a_test():
     names = "|".join(ARCHITECTURES)
     found = {path for path in FOLDER.rglob("*.yaml") if re.search(rf"_({names})$", path.stem)}
-    assert found == {*TRAINED, *WRITTEN} and len(found) == 15
+    assert found == {*TRAINED, *CONVERTED, *WRITTEN} and len(found) == 17

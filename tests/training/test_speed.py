@@ -50,7 +50,8 @@ def test_operations_are_those_of_the_products(tmp_path):
     assert measured.steps == STEPS
     assert measured.tokens == STEPS * ROWS * COLUMNS
     masked = COLUMNS**2 - COLUMNS * (COLUMNS + 1) // 2  # PyTorch counts what no token sees, too
-    assert measured.flops == pytest.approx(STEPS * (counter.get_total_flops() - 3 * ROWS * masked * ATTENTION))
+    counted = STEPS * (counter.get_total_flops() - 3 * ROWS * masked * ATTENTION)
+    assert measured.flops == pytest.approx(counted, rel=1e-4)  # some versions turn positions to angles by a product
     assert measured.mfu is None  # of a CPU
 
 
@@ -92,6 +93,16 @@ def test_rollouts_are_timed_apart(tmp_path):
     assert STEPS * 0.1 <= measured.rollout_seconds < measured.seconds
     assert measured.tokens == STEPS * ROWS * COLUMNS
     assert "rollouts" in str(measured)
+
+
+def test_layers_that_run_one_by_one_are_counted_by_what_is_embedded(tmp_path):
+    class OneByOne(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return model.lm_head(model.model.embed_tokens(inputs["input_ids"])).float().pow(2).mean()
+
+    measured = train(tmp_path, model(), OneByOne)
+    assert measured.tokens == STEPS * ROWS * COLUMNS
+    assert measured.flops is None and "MFU" not in str(measured)
 
 
 def test_a_line_says_it_all():

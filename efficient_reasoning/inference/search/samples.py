@@ -104,9 +104,9 @@ def agreement(assignment: Assignment, responses: Sequence[Response]) -> float:
 def choose(assignment: Assignment, responses: Sequence[Response], weights: Sequence[float] | None = None) -> Response:
     """The shortest of the responses that give the winning answer, charged with all of them.
 
-    An answer's votes are the weights of the responses that give it, 1 each by default; equal ones are drawn from by
-    the seed of the problem, so that the order of the samples decides nothing. Responses without an answer do not vote;
-    where nobody votes, the first is returned.
+    An answer's votes are the weights of the responses that give it, 1 each by default; of equal ones, and of responses
+    of equal length, one is drawn by the seed of the problem, so that the order of the samples decides nothing.
+    Responses without an answer do not vote; where nobody votes, the first is returned.
     """
     answers = [final_answer(assignment, response) for response in responses]
     votes: Counter[str] = Counter()
@@ -115,8 +115,9 @@ def choose(assignment: Assignment, responses: Sequence[Response], weights: Seque
             votes[answer] += weight
     chosen = responses[0]
     if votes:
-        most = max(votes.values())
-        winner = random.Random(assignment.seed).choice(sorted(answer for answer in votes if votes[answer] == most))
+        rng, most = random.Random(assignment.seed), max(votes.values())
+        winner = rng.choice(sorted(answer for answer in votes if votes[answer] == most))
         own = [response for response, answer in zip(responses, answers, strict=True) if answer == winner]
-        chosen = min(own, key=lambda response: len(response.ids))
+        least = min(len(response.ids) for response in own)
+        chosen = rng.choice(sorted((one for one in own if len(one.ids) == least), key=lambda one: one.ids))
     return replace(chosen, spend=sum((response.spend for response in responses), Ledger()))

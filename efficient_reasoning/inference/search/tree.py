@@ -14,9 +14,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from efficient_reasoning.inference.engine import Completion, Rater, Request
+from efficient_reasoning.inference.engine import Completion, Rater, Rating, Request
 from efficient_reasoning.inference.ledger import Ledger
-from efficient_reasoning.inference.search.judging import judge
 from efficient_reasoning.inference.search.samples import Sampler, choose
 from efficient_reasoning.inference.search.steps import line_ends, until_step
 from efficient_reasoning.inference.strategy import Exchange, Response, think_limit
@@ -128,10 +127,15 @@ class Tree:
             return line_ends(thinking, ids, prompt_ids)[-1:] == [len(ids) - 1]
 
         asked = [branch for branch in branches if branch.is_over or is_at_end(branch.response.ids)]
-        rated = yield from judge(self.rater, self.own, [branch.response for branch in asked])
+        rated = yield [self._rating(branch.response.ids) for branch in asked]
         for branch, one in zip(asked, rated, strict=True):
-            branch.value = one.values[-1]
+            [branch.value] = one.values
             self.spend += one.spend
+
+    def _rating(self, ids: Sequence[int]) -> Rating:
+        """Asks about the last of the ids: what the rater said of those before is known."""
+        before = [*self.own.prompt_ids, *ids[:-1]]
+        return Rating([*before, ids[-1]], len(before), self.rater, offset=len(ids) - 1)
 
 
 def allot(weights: Sequence[float], total: int, rng: random.Random) -> list[int]:

@@ -93,7 +93,7 @@ class SpecReason:
         spend = draft.spend
         if ids:
             before = [*assignment.prompt_ids, *response.ids]
-            [rated] = yield [Rating([*before, *ids], len(before), likelihood)]
+            [rated] = yield [Rating([*before, *ids], len(before), likelihood, offset=len(response.ids))]
             spend += rated.spend
             for step, logprobs in _steps(assignment.thinking, ids, rated.values):
                 if math.exp(sum(logprobs) / len(step)) < self.threshold:

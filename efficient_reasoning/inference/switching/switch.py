@@ -50,7 +50,8 @@ class ControlSwitch:
         def ask(assignment: Assignment) -> Rating:
             thinking, prompt_ids = assignment.thinking, assignment.prompt_ids
             ids = [*prompt_ids, *thinking.close([], prompt_ids)]
-            return Rating(ids, len(prompt_ids) + len(thinking.open(prompt_ids)), likelihood)
+            offset = len(thinking.open(prompt_ids))
+            return Rating(ids, len(prompt_ids) + offset, likelihood, offset)
 
         def gain(values: list[float]) -> float:
             return 1 - math.exp(sum(values))

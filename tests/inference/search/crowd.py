@@ -59,9 +59,8 @@ class Opinion:
         return [self._rate(rating) for rating in ratings]
 
     def _rate(self, rating) -> Rated:
-        texts = [
-            TOKENIZER.decode(rating.ids[rating.begin : place + 1]) for place in range(rating.begin, len(rating.ids))
-        ]
+        begin = rating.begin - rating.offset
+        texts = [TOKENIZER.decode(rating.ids[begin : place + 1]) for place in range(rating.begin, len(rating.ids))]
         spend = Ledger(1, len(rating.ids), len(rating.ids), rated_tokens=len(rating.ids))
         self.asked.append(texts[-1])
         self.spent += spend

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from efficient_reasoning.errors import BadInput
-from efficient_reasoning.inference import get_strategy
+from efficient_reasoning.inference import Response, get_strategy
+from efficient_reasoning.inference.search.samples import choose
 from efficient_reasoning.inference.search.voting import leads
 from tests.inference.minds import CLOSE, EOS, OPEN, WORD, assignment, encode, said, solved
 from tests.inference.search.crowd import vote
@@ -53,15 +56,30 @@ def test_a_tie_is_broken_by_the_seed():
     assert reversed_order == winners
 
 
-def test_without_an_answer_the_first_sample_is_returned():
-    answer, response, engine = vote("self-consistency", ["", ""], samples=2)
+def test_of_samples_as_long_that_agree_the_seed_takes_one():
+    given = assignment(None)
+    texts = [[OPEN, word, CLOSE, *encode("7"), EOS] for word in encode("3456")]
+    taken = set()
+    for seed in range(20):
+        for_seed = dataclasses.replace(given, seed=seed)
+        one, other = (choose(for_seed, [Response(ids) for ids in order]).ids for order in (texts, texts[::-1]))
+        assert one == other
+        taken.add(tuple(one))
+    assert len(taken) == len(texts)
+
+
+@pytest.mark.parametrize("strategy", ["self-consistency", "adaptive-consistency"])
+def test_without_an_answer_the_first_sample_is_returned(strategy):
+    answer, response, engine = vote(strategy, ["", ""], samples=2)
     assert answer == ""
+    assert len(response.ids) == len(vote("budget-forcing", [""])[1].ids)
     assert not response.finished
     assert response.spend == engine.spent
 
 
-def test_a_budget_that_holds_one_sample_is_that_sample():
-    one = vote("self-consistency", ["7", "8"], budget_tokens=20)[1]
+@pytest.mark.parametrize("strategy", ["self-consistency", "adaptive-consistency"])
+def test_a_budget_that_holds_one_sample_is_that_sample(strategy):
+    one = vote(strategy, ["7", "8"], budget_tokens=20)[1]
     plain = vote("budget-forcing", ["7", "8"], budget_tokens=20)[1]
     assert one == plain
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from unittest import mock
 
 import pytest
 import torch
 
+from efficient_reasoning import load_reasoner
 from efficient_reasoning.errors import BadInput
+from efficient_reasoning.inference import get_strategy, solve_many
 from efficient_reasoning.inference.engine import SCORE
 from efficient_reasoning.inference.others import load_small
 from efficient_reasoning.inference.recall import RecallingEngine
@@ -17,6 +20,7 @@ from efficient_reasoning.inference.two_pass import TwoPassEngine
 from tests.inference.minds import (
     CLOSE,
     EOS,
+    LINES,
     OPEN,
     OTHER,
     PLAIN,
@@ -89,6 +93,11 @@ def test_several_samples_are_as_sure_as_they_agree(threshold, expected):
     assert TOKENIZER.decode(PLAIN.split(response.ids).answer_ids) in expected
 
 
+def test_samples_without_an_answer_agree_on_nothing():
+    small = engine([OPEN, *[WORD] * 100])
+    assert run("cascade", engine(LARGE), small, samples=3, threshold=0.01).ids == LARGE
+
+
 def test_forced_tokens_make_nobody_sure():
     thinks = engine([OPEN, *[OTHER] * 100], lambda response, token: 0.89 if token != CLOSE else 1.0)
     [completion] = yield_one(thinks, budget_tokens=12)
@@ -110,6 +119,39 @@ def test_a_budget_that_holds_one_answer_is_the_large_models():
     small = engine(SMALL)
     assert run("cascade", engine(LARGE), small, budget_tokens=10).ids == LARGE
     assert not small.requests
+
+
+@pytest.mark.parametrize(("confidence", "expected"), [(0.95, SMALL), (0.85, LARGE)])
+def test_a_claim_behind_the_answer_says_how_sure_the_small_model_is(confidence, expected):
+    """Its last token alone; how probable the response and the rest of the claim are says nothing."""
+    behind = [*SMALL[:-1], *encode(" so")]
+    small = engine(SMALL, lambda response, token: confidence if (response, token) == (behind, OTHER) else 0.1)
+    response = run("cascade", engine(LARGE), small, claim=" so7")
+    assert response.ids == expected
+    assert response.spend.rated_tokens == len(ASKED) + len(behind) + 1
+    assert response.spend.tokens == len(SMALL) + (len(LARGE) if expected is LARGE else 0)
+
+
+def test_an_answer_that_was_cut_off_claims_nothing():
+    response = run("cascade", engine(LARGE), engine([OPEN, *[WORD] * 100]), claim="7")
+    assert response.ids == LARGE
+    assert response.spend.rated_tokens == 0
+
+
+def test_a_claim_is_read_and_nothing_else_again(tiny_model, monkeypatch):
+    """By the small model: what it decoded is held, though it ended."""
+    large, small = load_reasoner(str(tiny_model), "graph", device="cpu"), load_reasoner("overthinker", device="cpu")
+    monkeypatch.setattr("efficient_reasoning.inference.others.load_other", lambda name: small)
+    settings = {"seeds": [1, 2], "max_new_tokens": 200}
+    questions = ["Compute 34 + 27 - 15.", "Compute 34 + 27 - 15 + 88."]
+    for reasoner in (large, large.recalling()):
+        solutions = solve_many(reasoner, questions, "cascade?small=s&threshold=0", claim="7", **settings)
+        for solution in solutions:
+            assert not solution.truncated
+            read = len(solution.prompt_ids) + len(solution.completion_ids)
+            assert solution.spend.rated_tokens == read
+            assert solution.spend.prompt_tokens == len(solution.prompt_ids) + read
+            assert solution.spend.computed_prompt_tokens == len(solution.prompt_ids) + 2
 
 
 # ---- router ----
@@ -170,9 +212,21 @@ def test_a_chain_is_as_long_as_it_may_be_whatever_was_thrown_away():
 # ---- which models ----
 
 
-def test_a_small_model_that_is_the_large_one_is_refused():
+ASKING = {"cascade": {}, "router": {"probe": "x"}, "spec-reason": {}}  # a small model
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_small_model_that_is_the_large_one_is_refused(strategy):
     with pytest.raises(BadInput, match="The small model is large itself; give a smaller one"):
-        bound("cascade", engine(LARGE), PLAIN, small="large")
+        bound(strategy, engine(LARGE), PLAIN, small="large", **ASKING[strategy])
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_a_small_model_of_another_tokenizer_is_refused(strategy):
+    with pytest.raises(BadInput, match="small and large have different tokenizers"):
+        stranger = dataclasses.replace(reasoner_of(engine(SMALL), PLAIN, "small"), thinking=LINES)
+        with mock.patch("efficient_reasoning.inference.others.load_other", lambda name: stranger):
+            get_strategy(strategy, small="small", **ASKING[strategy]).bind(reasoner_of(engine(LARGE), PLAIN))
 
 
 def test_the_small_model_is_charged_as_the_large_one_is(monkeypatch):
@@ -198,6 +252,8 @@ def test_a_backend_that_lacks_something_is_named(monkeypatch):
     [
         ("cascade", {"samples": 0}, "samples is 0"),
         ("cascade", {"threshold": 1.1}, "threshold is 1.1"),
+        ("cascade", {"claim": ""}, "claim is empty"),
+        ("cascade", {"claim": "7", "samples": 2}, "claim is asked of one sample, and samples is 2"),
         ("spec-reason", {"draft_tokens": 0}, "draft_tokens is 0"),
         ("spec-reason", {"threshold": -1.0}, "threshold is -1"),
     ],
