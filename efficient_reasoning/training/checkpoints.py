@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -87,8 +86,10 @@ def check_readable(checkpoint: Path) -> None:
     try:
         TrainerState.load_from_json(str(path))
         for path in sorted(path for pattern in _STATES for path in checkpoint.glob(pattern)):
-            with safe_globals():  # as the trainer reads it; mapped, for moments are as large as the model twice
-                torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with open(path, "rb") as file:  # what is written today can be mapped; moments are twice the model
+                mapped = file.read(2) == b"PK"
+            with safe_globals():  # as the trainer reads it
+                torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # unpicklers and constructors raise what they like
         said = (str(error).splitlines() or [""])[0][:200]
         raise BadInput(
