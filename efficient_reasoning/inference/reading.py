@@ -104,9 +104,10 @@ class Reader:
                 )
                 computed = [len(passage.ids) - len(places) for passage, (_, places) in zip(batch, rows, strict=True)]
                 seconds_per_token = (time.perf_counter() - began) / sum(computed)
-                for index, row, tokens in zip(chosen, made, computed, strict=True):
-                    spend = self._spend(passages[index], tokens, seconds_per_token * tokens)
-                    found[index] = row[len(row) - len(passages[index].ids) + passages[index].begin :], spend
+                peak = peak_bytes(self.model.device)  # once: asking a CUDA device takes long
+                for index, passage, row, tokens in zip(chosen, batch, made, computed, strict=True):
+                    spend = self._spend(passage, tokens, seconds_per_token * tokens, peak)
+                    found[index] = row[len(row) - len(passage.ids) + passage.begin :], spend
         return [found[index] for index in range(len(passages))]
 
     def _waves(self, passages: Sequence[Passage]) -> Iterator[tuple[list[int], bool]]:
@@ -140,7 +141,7 @@ class Reader:
         """Where the beginning of a passage is held; none of what is asked about."""
         return self.prefixes.find(passage.ids[: passage.begin - before + 1], passage.prompt_tokens)
 
-    def _spend(self, passage: Passage, computed_tokens: int, seconds: float) -> Ledger:
+    def _spend(self, passage: Passage, computed_tokens: int, seconds: float, peak: int) -> Ledger:
         tokens, asked = len(passage.ids), len(passage.ids) - passage.begin
         return Ledger(
             requests=1,
@@ -148,7 +149,7 @@ class Reader:
             computed_prompt_tokens=computed_tokens,
             flops=self.flops.of_score(passage.begin, asked, tokens - computed_tokens),
             seconds=seconds,
-            peak_memory_bytes=peak_bytes(self.model.device),
+            peak_memory_bytes=peak,
         )
 
 

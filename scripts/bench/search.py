@@ -4,9 +4,10 @@
         [--temperature 1.9]
 
 1. *Voting*: `adaptive-consistency` beside `self-consistency` of as many samples at most, which it draws in the same
-   order with the same seeds. A simulation draws from the answers of other samples of the same problems: what the rule
-   would save if every answer came as often as it was measured to. With a temperature, nothing is cut off: of a model
-   that is sure of its answers, a few samples say all.
+   order with the same seeds. A simulation shuffles the answers of as many other samples of the same problems: what the
+   rule would save if every answer came as often as it was measured to. (Drawn with replacement, answers that came once
+   would come again and again.) With a temperature, nothing is cut off: of a model that is sure of its answers, a few
+   samples say all.
 2. *Switch*: a probe is fitted on problems of the training split, and solves those of the test split. An oracle takes
    the fast mode wherever that solves a problem as often as the slow one.
 3. *Models*: cascade and SpecReason with a small model, their accuracy and operations beside the large one alone.
@@ -113,9 +114,11 @@ def voting(reasoner: Reasoner, problems: Sequence[dict], out: Path, temperature:
 
 
 def _simulate(answers: Sequence[str], rule: AdaptiveConsistency, rng: random.Random) -> int:
+    """How many samples the rule draws when they give these answers, as many as it draws at most, in any order."""
     votes: Counter[str] = Counter()
+    shuffled = rng.sample(answers, len(answers))
     for drawn in range(rule.round_samples, rule.samples + 1, rule.round_samples):
-        votes.update(answer for answer in rng.choices(answers, k=rule.round_samples) if answer)
+        votes.update(answer for answer in shuffled[drawn - rule.round_samples : drawn] if answer)
         first, second, *_ = [*sorted(votes.values(), reverse=True), 0, 0]
         if leads(first, second) > rule.confidence:
             return drawn

@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification
 from efficient_reasoning.checkpoint import load_tokenizer
 from efficient_reasoning.inference import Request, load_reasoner, solve_many
 from efficient_reasoning.inference.engine import Likelihood, Rating, keeping
+from efficient_reasoning.inference.graph_engine import GraphEngine
 from efficient_reasoning.inference.search.verifier import LABELS, Verifier, load_verifier
 from efficient_reasoning.inference.strategy import run_all
 from scripts.bench.prefixes import Forgetting, ForgettingRater
@@ -31,7 +32,18 @@ def test_scores_of_pieces_are_those_of_the_whole(name, most_tokens, monkeypatch)
     """Each token is read once, in however many passes, and whatever it is read for."""
     monkeypatch.setattr("efficient_reasoning.inference.reading._MOST_TOKENS", most_tokens)
     *classes, heads, settings = MODELS[name]
-    alone, engine = (graph(tiny(*classes, heads, **settings), rows=3) for _ in range(2))
+    check_scores(*(graph(tiny(*classes, heads, **settings), rows=3) for _ in range(2)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_of_pieces_are_those_of_the_whole_on_a_gpu(name):
+    *classes, heads, settings = MODELS[name]
+    check_scores(*(graph(tiny(*classes, heads, **settings).cuda(), rows=3) for _ in range(2)))
+
+
+def check_scores(alone: GraphEngine, engine: GraphEngine) -> None:
+    """Score responses piece by piece, and go on from them in between."""
     rng, problems = random.Random(2), prompts(9, shortest=2)
     responses = [[] for _ in problems]
     with engine.keeping():
