@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -19,6 +20,9 @@ UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 NUMBER = re.compile(rf"((?<![\w)\]])-)?({UNSIGNED})(?:\s*/\s*({UNSIGNED}))?", re.ASCII)
 # A model in a loop writes digits without end; Python refuses to convert more than 4,300 of them.
 _MAX_CHARACTERS = 1000
+# What may stand between the first and the last digit of a number, and how much of it is looked at for the last one.
+_INSIDE = string.digits + ",./ \t\n\r\f\v"
+_MAX_RUN_CHARACTERS = 20_000
 
 
 def extract_text(answer_text: str) -> str | None:
@@ -33,7 +37,11 @@ def same_text(problem: Mapping, answer: str) -> bool:
 
 def last_number(text: str) -> Fraction | None:
     """The last number of the text; None when there is none, or none that is one (1/0)."""
-    numbers = list(NUMBER.finditer(text.replace("\N{MINUS SIGN}", "-")))
+    text = text.replace("\N{MINUS SIGN}", "-")
+    end = 1 + max(map(text.rfind, string.digits))
+    # No number reaches over other characters; before it stand its minus, and what tells whether that is a hyphen.
+    start = len(text[:end].rstrip(_INSIDE)) - 2
+    numbers = list(NUMBER.finditer(text[max(0, start, end - _MAX_RUN_CHARACTERS) : end]))
     if not numbers or len(numbers[-1].group()) > _MAX_CHARACTERS:
         return None
     minus, numerator, denominator = numbers[-1].groups()

@@ -19,16 +19,17 @@ from efficient_reasoning.errors import BadInput
 TIMEOUT_SECONDS = 5.0
 
 _BOXED = re.compile(r"\\boxed\s*\{")
+_MAX_CHARACTERS = 20_000  # in the box; a model in a loop opens braces without end
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a set's, and does not nest
 
 
 def extract(answer_text: str) -> str | None:
-    r"""The content of the last `\boxed{}`; None when there is none, or the last one is empty or never closed."""
+    r"""The content of the last `\boxed{}`; None when there is none, or the last is empty, endless or never closed."""
     starts = [opening.end() for opening in _BOXED.finditer(answer_text)]
     if not starts:
         return None
     depth = 1
-    for brace in _BRACE.finditer(answer_text, starts[-1]):
+    for brace in _BRACE.finditer(answer_text, starts[-1], starts[-1] + _MAX_CHARACTERS):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
             return answer_text[starts[-1] : brace.start()].strip() or None

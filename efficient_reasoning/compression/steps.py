@@ -11,7 +11,7 @@ from typing import NamedTuple
 from efficient_reasoning.compression.chains import Unit, split_steps
 from efficient_reasoning.overthinking import Reader
 
-_EQUATION = re.compile(r"\d[^=\n]*=[^=\n]*\d")
+_DIGIT = re.compile(r"\d")
 
 
 class Step(NamedTuple):
@@ -49,4 +49,13 @@ def without(steps: Sequence[Step], place: int, reader: Reader) -> list[Step]:
 
 def count_calculating(steps: Sequence[str]) -> int:
     """How many steps hold an equation: a chain's length in steps, doubts and greetings left out."""
-    return sum(_EQUATION.search(step) is not None for step in steps)
+    return sum(map(_has_equation, steps))
+
+
+def _has_equation(step: str) -> bool:
+    """Whether an equals sign has a digit on either side in its line; each character is read once, also of nonsense."""
+    for line in step.split("\n"):
+        has_digit = [_DIGIT.search(side) is not None for side in line.split("=")]
+        if any(left and right for left, right in pairwise(has_digit)):
+            return True
+    return False

@@ -5,6 +5,8 @@
 2. It holds the configuration as well, so that a checkpoint from another run is known for one.
 3. Older checkpoints go (`save_total_limit`) once a newer one is whole. The trainer itself would not wait for that.
 4. A checkpoint that is passed over is named, with the reason.
+5. What a whole one holds of the trainer's state is read before it is used, and in a way that runs nothing. Where that
+   cannot be done, somebody has put something else there, and the run stops.
 """
 
 from __future__ import annotations
@@ -14,10 +16,15 @@ import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import safe_globals
 
+from efficient_reasoning.errors import BadInput
 from efficient_reasoning.files import flush_folder, read_json, write_json
 
 _NAME = "whole.json"
+# What the trainer reads, and no more: what DeepSpeed keeps holds objects of its own.
+_STATES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -65,6 +72,30 @@ def last_whole(output: Path) -> tuple[Path | None, list[str]]:
             return folder, passed_over
         passed_over.append(f"{folder.name} {fault}")
     return None, passed_over
+
+
+def check_readable(checkpoint: Path) -> None:
+    """Read the trainer's state, which is tensors and numbers, without running what else may be in it.
+
+    Raises:
+        BadInput: a file of it holds something else.
+    """
+    import torch
+
+    path = checkpoint / "trainer_state.json"
+    try:
+        TrainerState.load_from_json(str(path))
+        for path in sorted(path for pattern in _STATES for path in checkpoint.glob(pattern)):
+            with open(path, "rb") as file:  # what is written today can be mapped; moments are twice the model
+                mapped = file.read(2) == b"PK"
+            with safe_globals():  # as the trainer reads it
+                torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # unpicklers and constructors raise what they like
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise BadInput(
+            f"{path}: is not what a trainer writes ({type(error).__name__}: {said}), and was not loaded; delete "
+            f"{checkpoint.name} to go on from the checkpoint before it."
+        ) from error
 
 
 def differing_keys(one: dict, other: dict) -> list[str]:

@@ -300,10 +300,12 @@ def _show_progress(trainer: Trainer) -> None:
 
 def _go_on_from(output: Path, speaks: bool) -> str | None:
     """The newest checkpoint that is whole; what is newer, and is not, is named by the process that speaks."""
-    from efficient_reasoning.training.checkpoints import last_whole
+    from efficient_reasoning.training.checkpoints import check_readable, last_whole
 
     checkpoint, passed_over = last_whole(output)
     if speaks and (checkpoint or passed_over):
         goes_on = f"going on from {checkpoint.name}" if checkpoint else "beginning anew"
         print(f"{output}: {'; '.join([*passed_over, goes_on])}.")
+    if checkpoint:
+        check_readable(checkpoint)
     return str(checkpoint) if checkpoint else None

@@ -134,12 +134,12 @@ def command(recipe: str, folder: Path, output: Path) -> list[str]:
     return [sys.executable, "-m", "efficient_reasoning.cli", "train", recipe, *words]
 
 
-def start(recipe: str, folder: Path, output: Path) -> subprocess.Popen:
+def start(recipe: str, folder: Path, output: Path, stdout: int = subprocess.PIPE) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(output.with_suffix(".log"), "a") as log:
         words = command(recipe, folder, output)
-        return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        return subprocess.Popen(words, env=environment, stdout=stdout, stderr=log, text=True)
 
 
 def steps(process: subprocess.Popen) -> Iterator[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from efficient_reasoning.checkpoint import load_tokenizer, resolve_model, thinking_format
@@ -62,3 +64,9 @@ def test_a_chain_without_a_step(reader, place, left):
 
 def test_steps_that_calculate():
     assert count_calculating(["Hm.", "3+4=7.", "So x = 12.", "2 = two", "= 2", "Then $5 \\times 3 = 15$."]) == 2
+
+
+def test_steps_without_end_are_read_at_once():
+    start = time.process_time()
+    assert count_calculating(["1" * 300_000, "1=" * 150_000, "1=a" + "b" * 300_000, "=" * 300_000]) == 1
+    assert time.process_time() - start < 1
