@@ -19,6 +19,7 @@ from recipes.linearize import LinearizeArguments
 from recipes.rl_length import LengthRewardArguments
 from recipes.sft_compress import CompressArguments
 from recipes.sft_latent import LatentArguments
+from scripts.bench.scale import SHAPE
 
 FOLDER = Path(__file__).parents[2] / "configs"
 PARAMETERS = {
@@ -39,7 +40,7 @@ def _decoder(model_type: str, width: int, mlp_width: int, layers: int, heads: in
 _QWEN3 = {"vocab_size": 151_936, "head_dim": 128}
 ARCHITECTURES = {
     "qwen3_600m": _decoder("qwen3", 1024, 3072, 28, 16, 8, tie_word_embeddings=True, **_QWEN3),
-    "qwen3_1b7": _decoder("qwen3", 2048, 6144, 28, 16, 8, tie_word_embeddings=True, **_QWEN3),
+    "qwen3_1b7": SHAPE,
     "qwen3_4b": _decoder("qwen3", 2560, 9728, 36, 32, 8, tie_word_embeddings=True, **_QWEN3),
     "qwen3_8b": _decoder("qwen3", 4096, 12288, 36, 32, 8, **_QWEN3),
     "r1_distill_qwen_7b": _decoder("qwen2", 3584, 18944, 28, 28, 4, vocab_size=152_064),

@@ -25,13 +25,16 @@ def program():
     started = []
 
     def start(text: str) -> subprocess.Popen:
-        started.append(subprocess.Popen([sys.executable, "-c", text]))
+        words = [sys.executable, "-c", f"print(flush=True)\n{text}"]
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE))
+        started[-1].stdout.readline()  # what it takes to begin is no growth
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+        process.stdout.close()
 
 
 @pytest.mark.parametrize(("text", "flat"), [(GROWS, False), ("import time; time.sleep(60)", True)])
