@@ -39,10 +39,11 @@ def test_scores_of_pieces_are_those_of_the_whole(name, most_tokens, monkeypatch)
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_of_pieces_are_those_of_the_whole_on_a_gpu(name):
     *classes, heads, settings = MODELS[name]
-    check_scores(*(graph(tiny(*classes, heads, **settings).cuda(), rows=3) for _ in range(2)))
+    # Its kernels add up in another order for another shape: 1.4e-5 has been seen on an H200.
+    check_scores(*(graph(tiny(*classes, heads, **settings).cuda(), rows=3) for _ in range(2)), abs=1e-4)
 
 
-def check_scores(alone: GraphEngine, engine: GraphEngine) -> None:
+def check_scores(alone: GraphEngine, engine: GraphEngine, **tolerance: float) -> None:
     """Score responses piece by piece, and go on from them in between."""
     rng, problems = random.Random(2), prompts(9, shortest=2)
     responses = [[] for _ in problems]
@@ -52,7 +53,7 @@ def check_scores(alone: GraphEngine, engine: GraphEngine) -> None:
             pairs = [([*prompt, *ids], more) for prompt, ids, more in zip(problems, responses, pieces, strict=True)]
             scores = engine.score(pairs, [len(ids) for ids in responses])
             for (prefix, more), one, other in zip(pairs, scores, alone.score(pairs), strict=True):
-                assert one.logprobs == pytest.approx(other.logprobs, **CLOSE)
+                assert one.logprobs == pytest.approx(other.logprobs, **CLOSE | tolerance)
                 assert one.spend.prompt_tokens == other.spend.prompt_tokens == len(prefix) + len(more)
                 # The last token before the piece is held, too, but its logits are not.
                 computed = len(more) + (1 if turn else len(prefix))
