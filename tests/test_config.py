@@ -260,7 +260,10 @@ def test_trl_configs_take_their_own_defaults_and_say_what_they_refuse(tmp_path):
         (f"note: {'[' * 2_000}", "nested too deeply; write one `key: value` a line."),
         ("note: &a [*a]", "line 2: note is nested too deeply, or means too many values"),
         (LAUGHTER, "is nested too deeply, or means too many values"),
-        ("env: &a {A: b}\nparameters: {<<: *a}", "line 3: << merges nothing here, write the keys themselves; correct the line."),
+        (
+            "env: &a {A: b}\nparameters: {<<: *a}",
+            "line 3: << merges nothing here, write the keys themselves; correct the line.",
+        ),
         (f"budget_tokens: {10**20}", "found 100000000000000000000; whole numbers must be below 2^64."),
         (f"alpha_per_token: {10**400}", "whole numbers must be below 2^64."),
         ("env: {A=B: x}", "line 2: env holds what no environment can"),
